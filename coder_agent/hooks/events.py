@@ -1,0 +1,55 @@
+"""What observers (`coder_event`) hear about. Never per packet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..base.keys import NodePublic
+from ..base.paths import PathKind
+
+
+@dataclass(frozen=True, slots=True)
+class PathChanged:
+    """The way to a peer changed. `path` is ``ip:port`` or ``derp:<region>``; `latency` in seconds or None."""
+
+    peer: NodePublic
+    kind: PathKind
+    path: str
+    previous: str
+    reason: str
+    latency: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PeerChanged:
+    """A peer appeared, was updated, lost its coordinator, or went. `change`: added | updated | lost | removed."""
+
+    peer: NodePublic
+    change: str
+
+
+@dataclass(frozen=True, slots=True)
+class RelayChanged:
+    """A relay connection came up or went down. `reason` says why in words a user can read."""
+
+    region: int
+    connected: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlChanged:
+    """The connection to the coder server came up or went down."""
+
+    connected: bool
+    reason: str = ""
+
+
+Event = PathChanged | PeerChanged | RelayChanged | ControlChanged
+
+
+class EventSink(Protocol):
+    """Takes events; must not block or raise."""
+
+    def __call__(self, event: Event, /) -> None: ...

@@ -1,0 +1,297 @@
+"""The seams: what plugins implement and what they are handed. Typed Protocols, no behaviour.
+
+Hooks (hookspecs.py) run once, during composition, and return objects that satisfy these protocols; everything
+asynchronous happens on the objects. Data-path calls are synchronous, run on the event loop's thread and must not block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, Protocol
+
+import anyio.abc
+
+from ..base.addresses import AddrPort
+from ..base.burst import Burst
+from ..base.derp_map import DerpMap
+from ..base.keys import NodePrivate
+from ..base.paths import Path
+from .events import EventSink
+
+API_VERSION = 1
+"""Version of this file. A plugin module may state ``__coder_api__ = 1``; another number is refused at load."""
+
+
+# ---------------------------------------------------------------- transports
+
+
+class PacketSink(Protocol):
+    """Where a transport delivers. Called on the loop's thread; a burst is borrowed until the call returns."""
+
+    def on_burst(self, burst: Burst, path: Path) -> None:
+        """Ciphertext, disco or STUN packets that came by `path` (DerpPath.key = the sender)."""
+        ...
+
+    def on_drained(self) -> None:
+        """One wake-up of the transport is over: time to acknowledge, wake the application and send."""
+        ...
+
+    def on_writable(self, transport: Transport) -> None:
+        """A `send` of this transport that answered False may be tried again."""
+        ...
+
+    def on_path_error(self, path: Path, error: OSError) -> None:
+        """A send failed for a reason that says something about the path (EHOSTUNREACH, EPERM …)."""
+        ...
+
+
+class Transport(Protocol):
+    """Carries ciphertext. Never decides anything; never sees plaintext."""
+
+    name: str
+    headroom: int
+    """Bytes this transport likes to have before each packet (0 for UDP, 37 for DERP). It copes with less by copying."""
+
+    def send(self, burst: Burst, path: Path) -> bool:
+        """Send now, without waiting. True: taken (or lost like any datagram). False: full; nothing was taken, and
+        `PacketSink.on_writable` follows when there is room again. Never raises for network reasons.
+        """
+        ...
+
+    def stats(self) -> Mapping[str, int]:
+        """Counters since the start; names are stable."""
+        ...
+
+
+class DirectTransport(Transport, Protocol):
+    """Carries UdpPath."""
+
+    def bound_ports(self) -> tuple[int | None, int | None]:
+        """Local UDP ports for IPv4 and IPv6; None where that family could not be bound."""
+        ...
+
+    def rebind(self) -> None:
+        """Reopen the sockets, keeping the ports if possible (after a link change or a telling send error)."""
+        ...
+
+
+class RelayTransport(Transport, Protocol):
+    """Carries DerpPath; dials regions on demand."""
+
+    def set_map(self, derp_map: DerpMap) -> None:
+        """A new relay map: connections to regions that changed or vanished are closed."""
+        ...
+
+    def set_home(self, region: int) -> None:
+        """Keep a connection to `region` for ever and tell relays which one is home. 0 = none yet."""
+        ...
+
+    def forced_websocket(self) -> Mapping[int, str]:
+        """Regions that fell back to WebSocket, with the reason (Node.derp_forced_websocket)."""
+        ...
+
+    def connected(self, region: int) -> bool:
+        """True once ServerInfo of that region has arrived and the connection still lives."""
+        ...
+
+
+@dataclass(slots=True)
+class DialOptions:
+    """How outgoing HTTP, WebSocket and relay connections are made.
+
+    `headers` go on every request; `ca_file` adds a CA to the system's; `proxy` is a URL or None (= environment).
+    """
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    ca_file: str | None = None
+    insecure: bool = False
+    proxy: str | None = None
+
+
+@dataclass(slots=True)
+class TransportContext:
+    """What a transport is opened with."""
+
+    sink: PacketSink
+    node_key: NodePrivate
+    emit: EventSink
+    listen_port: int = 0
+    force_websockets: bool = False
+    dial: DialOptions = field(default_factory=DialOptions)
+
+
+class TransportFactory(Protocol):
+    """What `coder_transports` returns. `kind` says which Path it carries: one transport of each kind is used."""
+
+    name: str
+    kind: Literal["direct", "relay"]
+
+    def open(self, context: TransportContext) -> AbstractAsyncContextManager[Transport]:
+        """Bind, start tasks (in a task group of its own), yield the transport; close everything on exit."""
+        ...
+
+
+# ---------------------------------------------------------------- NAT traversal
+
+
+class CandidateKind(StrEnum):
+    """Where a candidate endpoint comes from (magicsock.md, own endpoint discovery), in order of publication."""
+
+    PORTMAPPED = "portmapped"
+    STUN = "stun"
+    STUN_LOCAL_PORT = "stun4localport"
+    STATIC = "static"
+    LOCAL = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One endpoint at which peers may reach us."""
+
+    addr: AddrPort
+    kind: CandidateKind
+
+
+class CandidateContext(Protocol):
+    """What a candidate source may see and do."""
+
+    @property
+    def direct(self) -> DirectTransport:
+        """The data socket: STUN must leave through it, for it is that socket's mapping that peers need."""
+        ...
+
+    def derp_map(self) -> DerpMap:
+        """The relay map in force."""
+        ...
+
+    def publish(self, source: str, candidates: Sequence[Candidate]) -> None:
+        """Replace all that `source` said before."""
+        ...
+
+    def send(self, data: bytes, addr: AddrPort) -> None:
+        """Send one datagram through the data socket."""
+        ...
+
+    def on_stun(self, handler: Callable[[bytes, AddrPort, float], None]) -> Callable[[], None]:
+        """Hand every received STUN packet (data, source, now) to `handler`. Returns the call that unsubscribes."""
+        ...
+
+    def report_latency(self, region: int, family: Literal["v4", "v6"], seconds: float) -> None:
+        """A relay region's measured latency: chooses the home region and goes into our published node."""
+        ...
+
+    def report_mapping_varies(self, varies: bool | None) -> None:
+        """Does our NAT give each destination another port? None = not known."""
+        ...
+
+    async def wait_refresh(self) -> str:
+        """Return, with the reason, when candidates should be looked for again (re-STUN triggers). The first call
+        returns at once with ``"start"``."""
+        ...
+
+
+class CandidateSource(Protocol):
+    """Proposes endpoints of ours (STUN, interfaces, port mapping, mDNS, static configuration)."""
+
+    name: str
+
+    async def run(self, context: CandidateContext) -> None:
+        """Publish candidates until cancelled. An exception is logged and the source restarted with back-off."""
+        ...
+
+
+# ---------------------------------------------------------------- services of an agent
+
+
+class TunnelStream(anyio.abc.ByteStream, Protocol):  # type: ignore[misc]
+    """A TCP connection inside the tunnel: an anyio ByteStream (half-close by `send_eof`)."""
+
+
+class AgentService(Protocol):
+    """A service that an agent offers inside the tunnel, on TCP `port` (coder.md §2.3)."""
+
+    name: str
+    port: int
+
+    async def serve(self, stream: anyio.abc.ByteStream) -> None:
+        """Serve one connection until it ends. Cancelled when the agent stops; the stream is closed afterwards."""
+        ...
+
+
+# ---------------------------------------------------------------- server side
+
+
+class RelayBackend(Protocol):
+    """A relay that runs inside a coder server."""
+
+    name: str
+
+    def upgrade_head(self) -> bytes:
+        """The whole 101 response head for `Upgrade: DERP` without fast start."""
+        ...
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        """Start; on exit close all sessions."""
+        ...
+
+    def accept(self, transport: object, initial: bytes, remote: AddrPort | None) -> None:
+        """Take over a connection (an asyncio.Transport) whose head was answered; `initial` = bytes behind the head."""
+        ...
+
+    async def accept_websocket(self, socket: WebSocketLike, remote: AddrPort | None) -> None:
+        """Serve one accepted WebSocket (subprotocol ``derp``) until it closes."""
+        ...
+
+    def metrics(self) -> Mapping[str, int]:
+        """Counters: clients, frames, bytes, drops by reason."""
+        ...
+
+
+class WebSocketLike(Protocol):
+    """The part of a WebSocket that a relay needs. `receive` returns None when the peer closed."""
+
+    async def receive(self) -> bytes | None: ...
+    async def send(self, data: bytes) -> None: ...
+    async def close(self, code: int = 1000) -> None: ...
+
+
+# ---------------------------------------------------------------- commands, diagnostics
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSpec:
+    """A command, described without importing what it runs (start-up time is a feature).
+
+    `target` is ``module:function``; the function is an ordinary typer command. `program`: which of our two programs.
+    """
+
+    name: str
+    help: str
+    target: str
+    program: Literal["coder", "coder-agent"] = "coder"
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsSpec:
+    """A plugin's own section ``[plugins.NAME]``. `target` is ``module:Model``, a pydantic model with defaults."""
+
+    plugin: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """One line of `coder ping` diagnostics. `code` is stable; `fix` says what to do."""
+
+    code: str
+    ok: bool
+    message: str
+    fix: str = ""
+
+
+Check = Callable[[], Awaitable[Sequence[Diagnosis]]]
+"""What `coder_diagnostics` returns: run on demand, bounded by the caller's timeout."""

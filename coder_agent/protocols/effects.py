@@ -1,0 +1,52 @@
+"""What datagram cores ask their shell to do: the whole outward vocabulary of `protocols/` and `magicsock/`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..base.burst import Burst
+from ..base.keys import NodePublic
+from ..base.paths import Path
+
+
+@dataclass(slots=True)
+class Transmit:
+    """Send these WireGuard messages to `peer` by whatever path it has now. The burst is borrowed (base/burst.py)."""
+
+    peer: NodePublic
+    burst: Burst
+    handshake: bool = False
+
+
+@dataclass(slots=True)
+class Deliver:
+    """Decrypted inner IP packets from `peer`, still padded to 16 bytes: trim by the IP header. Borrowed."""
+
+    peer: NodePublic
+    burst: Burst
+
+
+@dataclass(slots=True)
+class SendRaw:
+    """Send this one datagram (disco, STUN) by exactly this path."""
+
+    path: Path
+    data: bytes
+
+
+@dataclass(slots=True)
+class SessionReady:
+    """A WireGuard session with `peer` became usable for sending (new or rekeyed)."""
+
+    peer: NodePublic
+
+
+@dataclass(slots=True)
+class Dropped:
+    """Something was thrown away. `reason` is a stable kebab-case word, usable as a metric label."""
+
+    reason: str
+    count: int = 1
+
+
+Effect = Transmit | Deliver | SendRaw | SessionReady | Dropped
