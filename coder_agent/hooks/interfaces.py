@@ -206,10 +206,6 @@ class CandidateSource(Protocol):
 # ---------------------------------------------------------------- services of an agent
 
 
-class TunnelStream(anyio.abc.ByteStream, Protocol):  # type: ignore[misc]
-    """A TCP connection inside the tunnel: an anyio ByteStream (half-close by `send_eof`)."""
-
-
 class AgentService(Protocol):
     """A service that an agent offers inside the tunnel, on TCP `port` (coder.md §2.3)."""
 
