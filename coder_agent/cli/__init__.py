@@ -1,0 +1,1 @@
+"""typer commands: parse, call a root, print."""

@@ -1,0 +1,1 @@
+"""Who may see whom: tunnels, roles, peer updates. Pure: no I/O, no clock."""

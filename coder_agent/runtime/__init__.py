@@ -1,0 +1,1 @@
+"""anyio tasks, sockets, HTTP, timers: drives the cores, decides nothing."""

@@ -1,0 +1,1 @@
+"""Shipped for plugin authors: virtual time, contract suites, simulated networks."""
