@@ -1,4 +1,4 @@
-"""The relay map: regions and their nodes (protocols/derpmap.md). Values here; JSON in and out, and validation, beside them."""
+"""The relay map: regions and their nodes, as Tailscale's `tailcfg.DERPMap` and Coder's dialect of it have them."""
 
 from __future__ import annotations
 
