@@ -1,0 +1,48 @@
+"""Which relay region is home: measured latency with hysteresis (the numbers are tailscale net/netcheck's)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..base.derp_map import DerpMap, DerpRegion
+
+ABSOLUTE_HYSTERESIS = 0.010
+"""Seconds by which another region must be faster before home moves."""
+RELATIVE_HYSTERESIS = 2 / 3
+"""…and it must take at most this share of the present home's latency."""
+
+
+def may_be_home(region: DerpRegion) -> bool:
+    """A region without a relay, or one that asks not to be home, never is."""
+    return (
+        not region.avoid
+        and not region.no_measure_no_home
+        and any(not node.stun_only for node in region.nodes)
+    )
+
+
+def choose_home(derp_map: DerpMap, latency: Mapping[int, float], current: int) -> int:
+    """The home region, 0 if the map has none.
+
+    Latency is in seconds per region; a region without one was not measured. Without any measurement the present home
+    stays, else the lowest region id is taken: every node of a deployment then picks the same one.
+    """
+    eligible = {rid for rid, region in derp_map.regions.items() if may_be_home(region)}
+    if not eligible:  # only `avoid` regions: better a bad home than none
+        eligible = {rid for rid, r in derp_map.regions.items() if any(not n.stun_only for n in r.nodes)}
+    if not eligible:
+        return 0
+    measured = {rid: latency[rid] * _score(derp_map, rid) for rid in eligible if rid in latency}
+    if not measured:
+        return current if current in eligible else min(eligible)
+    best = min(measured, key=lambda rid: (measured[rid], rid))
+    if current in measured and best != current:
+        old, new = measured[current], measured[best]
+        if old - new < ABSOLUTE_HYSTERESIS or new > old * RELATIVE_HYSTERESIS:
+            return current
+    return best
+
+
+def _score(derp_map: DerpMap, region: int) -> float:
+    score = derp_map.region_score.get(region, 1.0)
+    return score if score > 0 else 1.0

@@ -1,0 +1,491 @@
+"""The public face of the runtime: one node of the tailnet.
+
+Agent, client and third-party programs build the same thing: keys, overlay addresses, transports and NAT traversal from
+plugins, peers from wherever they like (a coder server, a file, a test). Then dial, listen, ping and observe paths.
+
+    async with open_node(NodeConfig(addresses=[ip], transports=factories)) as node:
+        node.set_derp_map(derp_map)
+        node.upsert_peer(peer)
+        stream = await node.dial_tcp(address, 8080)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv6Address, IPv6Network
+from typing import Literal
+
+import anyio
+import anyio.abc
+
+from .base.addresses import AddrPort
+from .base.derp_map import DerpMap
+from .base.keys import DiscoPrivate, DiscoPublic, NodePrivate, NodePublic
+from .base.node import Node
+from .base.paths import DerpPath, Path, PathKind, PathPolicy
+from .errors import ConfigError, PeerUnreachable, TransportBroken, TransportError
+from .hooks.events import Event, EventSink, PathChanged, PeerChanged, RelayChanged
+from .hooks.interfaces import (
+    CandidateSource,
+    DialOptions,
+    DirectTransport,
+    RelayTransport,
+    TransportContext,
+    TransportFactory,
+)
+from .magicsock.core import Magicsock, PathStatus
+from .magicsock.effects import PathUpdate, PongReceived
+from .magicsock.home import choose_home, may_be_home
+from .protocols.netstack.stack import Stack, StackConfig, SynRequest
+from .protocols.wireguard.device import Device
+from .runtime.candidates import CandidateHub
+from .runtime.engine import Cores, Engine, Tap
+from .runtime.streams import TunnelStream
+
+log = logging.getLogger(__name__)
+
+HOME_PATIENCE = 1.0
+"""Seconds to wait for a first latency before a home region is chosen without one."""
+DIAL_TIMEOUT = 15.0
+"""Seconds for a TCP handshake inside the tunnel; covers one lost WireGuard initiation (5 s) and a relay dial (10 s)."""
+
+
+@dataclass(slots=True)
+class NodeConfig:
+    """What a node is made of. `direct=False`: no UDP at all, everything is relayed."""
+
+    addresses: Sequence[IPv6Address]
+    transports: Sequence[TransportFactory]
+    sources: Sequence[CandidateSource] = ()
+    id: int = 0
+    node_key: NodePrivate | None = None
+    disco_key: DiscoPrivate | None = None
+    policy: PathPolicy | None = None
+    emit: EventSink = lambda event: None
+    direct: bool = True
+    listen_port: int = 0
+    force_websockets: bool = False
+    dial: DialOptions = field(default_factory=DialOptions)
+    stack: StackConfig = field(default_factory=StackConfig)
+    vector: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The answer to a ping. `latency` in seconds; `path` what carried it (None: the tunnel's current path)."""
+
+    latency: float
+    path: Path | None = None
+
+    @property
+    def kind(self) -> PathKind:
+        """Direct or relayed (NONE if the path is not known)."""
+        if self.path is None:
+            return PathKind.NONE
+        return PathKind.RELAYED if isinstance(self.path, DerpPath) else PathKind.DIRECT
+
+
+class TailnetNode:
+    """A running node. Made by `open_node`; every method is called on the event loop's thread."""
+
+    def __init__(self, config: NodeConfig, engine_parts: Cores, keys: tuple[NodePrivate, DiscoPrivate]) -> None:
+        self.config = config
+        self.key: NodePublic = keys[0].public()
+        self.disco: DiscoPublic = keys[1].public()
+        self.derp_map = DerpMap()
+        self.home = 0
+        self.engine = Engine(engine_parts, self, asyncio.get_running_loop())
+        self.on_self_changed: Callable[[Node], None] = lambda node: None
+        self.on_session_ready: Callable[[NodePublic], None] = lambda peer: None
+        self.on_unknown: Callable[[bytes, Path], None] = lambda data, path: None
+        self.on_syn: Callable[[SynRequest], None] = lambda request: request.reject(self.engine.now())
+        self._addresses: list[IPv6Address] = []
+        self._peers: dict[NodePublic, Node] = {}
+        self._published: Node | None = None
+        self._hub: CandidateHub | None = None
+        self._listeners: dict[int, Callable[[TunnelStream], Awaitable[None]]] = {}
+        self._pongs: dict[bytes, asyncio.Future[PongReceived]] = {}
+        self._tunnel_pongs: dict[bytes, asyncio.Future[float]] = {}
+        self._path_changed = anyio.Event()
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._home_timer: asyncio.TimerHandle | None = None
+        stack = engine_parts.stack
+        stack.on_syn = self._syn
+        stack.on_tsmp_pong = self._tunnel_pong
+        stack.on_disco_key = self._disco_key_announced
+        for address in config.addresses:
+            self.add_address(address)
+
+    # ------------------------------------------------------------ ourselves
+
+    @property
+    def addresses(self) -> Sequence[IPv6Address]:
+        """Our overlay addresses; the first is the source of what we dial."""
+        return tuple(self._addresses)
+
+    def add_address(self, address: IPv6Address) -> None:
+        """One more overlay address of ours."""
+        if address not in self._addresses:
+            self._addresses.append(address)
+            self.engine.stack.add_address(address)
+            self._self_changed()
+
+    def self_node(self) -> Node:
+        """What we publish about ourselves now. `preferred_derp` is 0 until a home relay is chosen."""
+        networks = tuple(IPv6Network((address, 128)) for address in self._addresses)
+        hub = self._hub
+        return Node(
+            id=self.config.id,
+            key=self.key,
+            disco=self.disco,
+            preferred_derp=self.home,
+            addresses=networks,
+            allowed_ips=networks,
+            endpoints=hub.endpoints() if hub is not None else (),
+            derp_latency=hub.derp_latency() if hub is not None else {},
+            derp_forced_websocket=self.engine.relay.forced_websocket() if self.engine.relay else {},
+            as_of=time.time(),
+        )
+
+    @property
+    def mapping_varies(self) -> bool | None:
+        """Does our NAT give each destination another port? None: not known."""
+        return self._hub.mapping_varies if self._hub is not None else None
+
+    def set_tap(self, tap: Tap | None) -> None:
+        """Capture inner packets and disco messages (costs speed: every packet is copied)."""
+        self.engine.tap = tap
+
+    def set_derp_map(self, derp_map: DerpMap) -> None:
+        """A (new) relay map: relays are redialled where it changed, home is chosen again."""
+        if derp_map == self.derp_map:
+            return
+        self.derp_map = derp_map
+        if self.engine.relay is not None:
+            self.engine.relay.set_map(derp_map)
+        if self._hub is not None:
+            self._hub.set_map(derp_map)
+        self._choose_home(patient=True)
+
+    # ------------------------------------------------------------ peers
+
+    @property
+    def peers(self) -> Sequence[Node]:
+        """The peers we know."""
+        return tuple(self._peers.values())
+
+    def upsert_peer(self, peer: Node, *, psk: bytes | None = None) -> None:
+        """Add a peer or take over what changed about it (`peer.key` is its identity)."""
+        change = "updated" if peer.key in self._peers else "added"
+        self._peers[peer.key] = peer
+        engine = self.engine
+        engine.device.add_peer(peer.key, psk=psk)
+        engine.stack.set_peer(peer.key, peer.allowed_ips or peer.addresses)
+        endpoints = peer.endpoints if self.config.direct else ()
+        engine.apply(
+            engine.magicsock.upsert_peer(
+                peer.key, peer.disco, home=peer.preferred_derp, endpoints=endpoints, now=engine.now()
+            )
+        )
+        self._emit(PeerChanged(peer.key, change))
+
+    def remove_peer(self, key: NodePublic) -> None:
+        """Forget a peer and its keys; its connections are reset locally."""
+        if self._peers.pop(key, None) is None:
+            return
+        self.engine.device.remove_peer(key)
+        self.engine.stack.remove_peer(key)
+        self.engine.magicsock.remove_peer(key)
+        self.engine.forget_peer(key)
+        self._emit(PeerChanged(key, "removed"))
+
+    def handshake(self, key: NodePublic) -> None:
+        """Start a WireGuard handshake now, if there is no session and none is being made."""
+        self.engine.apply(self.engine.device.initiate(key, self.engine.now()))
+
+    def last_handshake(self, key: NodePublic) -> float | None:
+        """Seconds since the last completed WireGuard handshake with a peer; None: never."""
+        at = self.engine.device.last_handshake(key)
+        return None if at is None else self.engine.now() - at
+
+    def path(self, key: NodePublic) -> PathStatus:
+        """What carries packets to a peer now."""
+        return self.engine.magicsock.path(key)
+
+    async def wait_path(self, key: NodePublic, kind: PathKind) -> PathStatus:
+        """Wait until packets to a peer go this way. Not guaranteed: that they still do when this returns."""
+        while (status := self.path(key)).kind is not kind:
+            await self._path_changed.wait()
+        return status
+
+    # ------------------------------------------------------------ TCP
+
+    async def dial_tcp(self, address: IPv6Address, port: int, *, timeout: float = DIAL_TIMEOUT) -> TunnelStream:
+        """Open a TCP connection through the tunnel.
+
+        Raises: PeerUnreachable (no answer within `timeout` seconds), TransportBroken (refused or reset).
+        """
+        engine = self.engine
+        connection = engine.stack.connect(address, port, engine.now())
+        stream = TunnelStream(connection, engine.kick, engine.now)
+        engine.kick()
+        try:
+            with anyio.fail_after(timeout):
+                await stream.wait_established()
+        except TimeoutError:
+            stream.abort()
+            raise PeerUnreachable(
+                f"no answer from [{address}]:{port} within {timeout:g} s",
+                hint="see what `coder ping` says about the path to it",
+            ) from None
+        except anyio.BrokenResourceError as exc:
+            stream.abort()
+            reason = str(exc.__cause__ or "connection failed")
+            raise TransportBroken(f"[{address}]:{port}: {reason}") from exc
+        except BaseException:
+            stream.abort()
+            raise
+        return stream
+
+    def listen_tcp(self, port: int, serve: Callable[[TunnelStream], Awaitable[None]]) -> None:
+        """Serve connections to `port` of any of our addresses, a task each; the stream is closed when `serve` ends."""
+        self._listeners[port] = serve
+
+    def accept(self, request: SynRequest, serve: Callable[[TunnelStream], Awaitable[None]]) -> None:
+        """Answer a SYN that `on_syn` was given, and serve the connection."""
+        connection = request.accept(self.engine.now())
+        stream = TunnelStream(connection, self.engine.kick, self.engine.now)
+        self.engine.kick()
+        self.start_soon(self._serve, stream, serve)
+
+    def reject(self, request: SynRequest) -> None:
+        """Refuse a SYN with a reset."""
+        request.reject(self.engine.now())
+        self.engine.kick()
+
+    def start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
+        """Run a task that ends with the node."""
+        assert self._tasks is not None
+        self._tasks.start_soon(function, *args)
+
+    # ------------------------------------------------------------ ping
+
+    async def ping(
+        self, key: NodePublic, *, via: Literal["best", "direct", "derp"] = "best", timeout: float = 5.0
+    ) -> Pong:
+        """A disco ping: says by which path, and how long it took. Raises PeerUnreachable."""
+        txid, effects = self.engine.magicsock.ping(key, self.engine.now(), via=via)
+        if txid is None:
+            raise PeerUnreachable("no path to the peer is known yet", hint="its node or a relay is missing")
+        waiter = self._pongs[txid] = asyncio.get_running_loop().create_future()
+        try:
+            self.engine.apply(effects)
+            with anyio.fail_after(timeout):
+                pong = await waiter
+            return Pong(pong.latency, pong.path)
+        except TimeoutError:
+            raise PeerUnreachable(f"no pong within {timeout:g} s") from None
+        finally:
+            del self._pongs[txid]
+
+    async def ping_tunnel(self, address: IPv6Address, *, timeout: float = 5.0) -> Pong:
+        """A TSMP ping through the tunnel itself: proves that the peer can be reached. Raises PeerUnreachable."""
+        data = os.urandom(8)
+        started = self.engine.now()
+        waiter = self._tunnel_pongs[data] = asyncio.get_running_loop().create_future()
+        try:
+            self.engine.stack.tsmp_ping(address, data, started)
+            self.engine.kick()
+            with anyio.fail_after(timeout):
+                return Pong(await waiter - started)
+        except TimeoutError:
+            raise PeerUnreachable(f"no answer through the tunnel within {timeout:g} s") from None
+        finally:
+            del self._tunnel_pongs[data]
+
+    # ------------------------------------------------------------ runtime.engine.Observer
+
+    def path_updated(self, update: PathUpdate) -> None:
+        """The path core changed its mind about a peer."""
+        self._path_changed.set()
+        self._path_changed = anyio.Event()
+        self._emit(
+            PathChanged(update.peer, update.kind, update.path, update.previous, update.reason, update.latency)
+        )
+
+    def pong_received(self, pong: PongReceived) -> None:
+        """A ping of `ping` was answered."""
+        waiter = self._pongs.get(pong.txid)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(pong)
+
+    def endpoints_wanted(self, reason: str) -> None:
+        """Our endpoints are too old to be sent to a peer."""
+        if self._hub is not None:
+            self._hub.refresh(reason)
+
+    def session_ready(self, peer: NodePublic) -> None:
+        """A WireGuard session is up."""
+        self.on_session_ready(peer)
+        self.engine.kick()
+
+    def stun_received(self, data: bytes, source: AddrPort, now: float) -> None:
+        """A STUN packet for the candidate sources."""
+        if self._hub is not None:
+            self._hub.stun_received(data, source, now)
+
+    def unknown_received(self, data: bytes, path: Path) -> None:
+        """A packet of no protocol of ours (tailcat's admission, for example)."""
+        self.engine.counters["dropped-unknown-protocol"] += 1
+        self.on_unknown(data, path)
+
+    # ------------------------------------------------------------ inside
+
+    def _syn(self, request: SynRequest) -> None:
+        serve = self._listeners.get(request.local[1])
+        if serve is not None:
+            self.accept(request, serve)
+        else:
+            self.on_syn(request)
+
+    async def _serve(self, stream: TunnelStream, serve: Callable[[TunnelStream], Awaitable[None]]) -> None:
+        try:
+            await serve(stream)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream) as exc:
+            log.debug("connection from %s ended: %r", stream.connection.remote, exc)
+        except Exception:  # one connection's failure is not the node's
+            log.exception("serving a connection from %s failed", stream.connection.remote)
+            stream.abort()
+        finally:
+            await stream.aclose()
+
+    def _tunnel_pong(self, remote: IPv6Address, data: bytes) -> None:
+        waiter = self._tunnel_pongs.get(data)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(self.engine.now())
+
+    def _disco_key_announced(self, peer: object, key: bytes) -> None:
+        if isinstance(peer, NodePublic):
+            self.engine.magicsock.set_disco_key(peer, DiscoPublic(key), self.engine.now())
+
+    def _endpoints_changed(self) -> None:
+        hub, engine = self._hub, self.engine
+        if hub is not None:
+            engine.apply(engine.magicsock.set_local_endpoints(hub.endpoints(), engine.now()))
+        self._self_changed()
+
+    def _measured(self) -> None:
+        self._choose_home(patient=False)
+        self._self_changed()
+
+    def _choose_home(self, *, patient: bool) -> None:
+        """Choose home; `patient`: with several regions and no latency yet, wait a moment for the first one."""
+        latency = self._hub.latency() if self._hub is not None else {}
+        eligible = [rid for rid, region in self.derp_map.regions.items() if may_be_home(region)]
+        if patient and not latency and len(eligible) > 1 and self._hub is not None and self.home not in eligible:
+            if self._home_timer is None:
+                loop = asyncio.get_running_loop()
+                self._home_timer = loop.call_later(HOME_PATIENCE, lambda: self._choose_home(patient=False))
+            return
+        home = choose_home(self.derp_map, latency, self.home)
+        if home != self.home:
+            self.home = home
+            self.engine.magicsock.set_home(home)
+            if self.engine.relay is not None:
+                self.engine.relay.set_home(home)
+            self._self_changed()
+
+    def _self_changed(self) -> None:
+        node = self.self_node()
+        if self._published is None or replace(node, as_of=0.0) != replace(self._published, as_of=0.0):
+            self._published = node
+            self.on_self_changed(node)
+
+    def _emit(self, event: Event) -> None:
+        try:
+            self.config.emit(event)
+        except Exception:  # an observer's bug must not stop the data path
+            log.exception("an observer failed on %s", type(event).__name__)
+
+    def _transport_event(self, event: Event) -> None:
+        if isinstance(event, RelayChanged):
+            self._self_changed()  # a relay may have fallen back to WebSocket, which our node says
+        self._emit(event)
+
+    async def _open_transports(self, exits: AsyncExitStack, keys: tuple[NodePrivate, DiscoPrivate]) -> None:
+        config = self.config
+        context = TransportContext(
+            sink=self.engine,
+            node_key=keys[0],
+            emit=self._transport_event,
+            listen_port=config.listen_port,
+            force_websockets=config.force_websockets,
+            dial=config.dial,
+        )
+        for factory in config.transports:
+            if factory.kind == "direct" and not config.direct:
+                continue
+            transport = await exits.enter_async_context(factory.open(context))
+            if factory.kind == "direct":
+                self.engine.direct = _as_direct(transport)
+            else:
+                self.engine.relay = _as_relay(transport)
+        if self.engine.direct is None and self.engine.relay is None:
+            raise ConfigError(
+                "no transport plugin is installed or enabled",
+                hint="install coder-agent-transport-udp or coder-agent-transport-derp, see `coder plugins list`",
+            )
+
+    @asynccontextmanager
+    async def _running(self, keys: tuple[NodePrivate, DiscoPrivate]) -> AsyncIterator[TailnetNode]:
+        async with AsyncExitStack() as exits:
+            exits.callback(self.engine.close)
+            await self._open_transports(exits, keys)
+            self._tasks = await exits.enter_async_context(anyio.create_task_group())
+            if self.engine.direct is not None:
+                self._hub = CandidateHub(self.engine.direct, self._endpoints_changed, self._measured)
+                self._tasks.start_soon(self._hub.run, self.config.sources)
+            try:
+                yield self
+            finally:
+                self._tasks.cancel_scope.cancel()
+                if self._home_timer is not None:
+                    self._home_timer.cancel()
+
+
+def _as_direct(transport: object) -> DirectTransport:
+    if not hasattr(transport, "bound_ports"):
+        raise TransportError(f"{transport!r} calls itself a direct transport but has no bound_ports()")
+    return transport  # type: ignore[return-value]  # structural check just above
+
+
+def _as_relay(transport: object) -> RelayTransport:
+    if not hasattr(transport, "set_map"):
+        raise TransportError(f"{transport!r} calls itself a relay transport but has no set_map()")
+    return transport  # type: ignore[return-value]  # structural check just above
+
+
+@asynccontextmanager
+async def open_node(config: NodeConfig) -> AsyncIterator[TailnetNode]:
+    """Run a node. Keys are fresh unless given; sockets, tasks and sessions end with the context.
+
+    Raises: ConfigError (no transport), TransportError (nothing can be bound).
+    """
+    node_key = config.node_key or NodePrivate.generate(os.urandom)
+    disco_key = config.disco_key or DiscoPrivate.generate(os.urandom)
+    cores = Cores(
+        device=Device(node_key, rng=os.urandom, wall=time.time, vector=config.vector, mtu=config.stack.mtu),
+        stack=Stack(config.stack, rng=os.urandom, vector=config.vector),
+        magicsock=Magicsock(
+            node_key.public(), disco_key, rng=os.urandom, policy=config.policy, allow_direct=config.direct
+        ),
+    )
+    node = TailnetNode(config, cores, (node_key, disco_key))
+    async with node._running((node_key, disco_key)):
+        yield node

@@ -1,0 +1,140 @@
+"""Runs candidate sources (NAT traversal plugins) and merges what they say into our list of endpoints."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import anyio
+
+from ..base.addresses import AddrPort
+from ..base.derp_map import DerpMap
+from ..base.paths import UdpPath
+from ..base.burst import Burst
+from ..hooks.interfaces import Candidate, CandidateKind, CandidateSource, DirectTransport
+
+log = logging.getLogger(__name__)
+
+_ORDER = {kind: index for index, kind in enumerate(CandidateKind)}
+RESTART_DELAY = 5.0
+"""Seconds before a source that raised is started again."""
+
+
+class CandidateHub:
+    """What all candidate sources of one node said, as one ordered list without duplicates.
+
+    `changed` is called after every publication, also an unchanged one: fresh endpoints are what a call-me-maybe waits
+    for. `measured` is called when a latency or the kind of our NAT became known.
+    """
+
+    def __init__(
+        self, direct: DirectTransport, changed: Callable[[], None], measured: Callable[[], None]
+    ) -> None:
+        self.direct = direct
+        self.map = DerpMap()
+        self.mapping_varies: bool | None = None
+        self._changed = changed
+        self._measured = measured
+        self._published: dict[str, tuple[Candidate, ...]] = {}
+        self._latency: dict[tuple[int, str], float] = {}
+        self._stun_handlers: list[Callable[[bytes, AddrPort, float], None]] = []
+        self._refresh: dict[str, tuple[anyio.Event, list[str]]] = {}
+
+    def endpoints(self) -> tuple[AddrPort, ...]:
+        """Our endpoints, the likeliest first."""
+        return tuple(dict.fromkeys(candidate.addr for candidate in self.candidates()))
+
+    def candidates(self) -> list[Candidate]:
+        """All candidates with their kinds, in order of publication."""
+        found = [candidate for said in self._published.values() for candidate in said]
+        return sorted(found, key=lambda candidate: _ORDER[candidate.kind])
+
+    def latency(self) -> Mapping[int, float]:
+        """Seconds per relay region, the better of both families."""
+        best: dict[int, float] = {}
+        for (region, _), seconds in self._latency.items():
+            best[region] = min(seconds, best.get(region, seconds))
+        return best
+
+    def derp_latency(self) -> Mapping[str, float]:
+        """The same as Node.derp_latency has it: ``<region>-v4`` → seconds."""
+        return {f"{region}-{family}": seconds for (region, family), seconds in self._latency.items()}
+
+    def refresh(self, reason: str) -> None:
+        """Ask every source to look again."""
+        for event, reasons in self._refresh.values():
+            reasons.append(reason)
+            event.set()
+
+    def set_map(self, derp_map: DerpMap) -> None:
+        """A new relay map: latencies of regions that went are forgotten, everything is measured again."""
+        self.map = derp_map
+        self._latency = {key: value for key, value in self._latency.items() if key[0] in derp_map.regions}
+        self.refresh("derp-map")
+
+    def stun_received(self, data: bytes, source: AddrPort, now: float) -> None:
+        """A STUN packet arrived on the data socket."""
+        for handler in list(self._stun_handlers):
+            handler(data, source, now)
+
+    async def run(self, sources: Sequence[CandidateSource]) -> None:
+        """Run all sources until cancelled; one that fails is started again and never stops the others."""
+        async with anyio.create_task_group() as tasks:
+            for source in sources:
+                tasks.start_soon(self._run_source, source)
+
+    async def _run_source(self, source: CandidateSource) -> None:
+        while True:
+            try:
+                await source.run(_SourceContext(self, source.name))
+            except Exception:  # a plugin's bug must not cost the others their endpoints
+                log.exception("candidate source %s failed; trying again in %g s", source.name, RESTART_DELAY)
+            else:
+                return
+            await anyio.sleep(RESTART_DELAY)
+
+
+class _SourceContext:
+    """One source's view of the hub (hooks.interfaces.CandidateContext)."""
+
+    def __init__(self, hub: CandidateHub, name: str) -> None:
+        self._hub = hub
+        self._name = name
+        self._first = True
+
+    @property
+    def direct(self) -> DirectTransport:
+        return self._hub.direct
+
+    def derp_map(self) -> DerpMap:
+        return self._hub.map
+
+    def publish(self, source: str, candidates: Sequence[Candidate]) -> None:
+        self._hub._published[source] = tuple(candidates)
+        self._hub._changed()
+
+    def send(self, data: bytes, addr: AddrPort) -> None:
+        self._hub.direct.send(Burst.of(data), UdpPath(addr))
+
+    def on_stun(self, handler: Callable[[bytes, AddrPort, float], None]) -> Callable[[], None]:
+        self._hub._stun_handlers.append(handler)
+        return lambda: self._hub._stun_handlers.remove(handler)
+
+    def report_latency(self, region: int, family: Literal["v4", "v6"], seconds: float) -> None:
+        self._hub._latency[region, family] = seconds
+        self._hub._measured()
+
+    def report_mapping_varies(self, varies: bool | None) -> None:
+        self._hub.mapping_varies = varies
+        self._hub._measured()
+
+    async def wait_refresh(self) -> str:
+        if self._first:
+            self._first = False
+            self._hub._refresh[self._name] = (anyio.Event(), [])
+            return "start"
+        event, reasons = self._hub._refresh[self._name]
+        await event.wait()
+        self._hub._refresh[self._name] = (anyio.Event(), [])
+        return reasons[-1]
