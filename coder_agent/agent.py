@@ -1,0 +1,189 @@
+"""The workspace's side: keep a tailnet node for the server's users, offer services, forward to loopback.
+
+Composition root: builds a node from plugins, a control link from URL and token, and joins them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import anyio
+import anyio.abc
+
+from .base.addresses import CODER_PREFIX, TAILSCALE_PREFIX, node_id, overlay_address
+from .base.derp_map import DerpMap, rewrite_embedded
+from .base.node import Node
+from .coordination.interface import UpdateKind
+from .hooks.events import ControlChanged
+from .hooks.interfaces import AgentService
+from .node import NodeConfig, TailnetNode, open_node
+from .peers import PeerBook
+from .protocols.netstack.stack import SynRequest
+from .runtime.agent_link import Manifest
+from .runtime.control_link import AgentMode, ControlLink
+from .runtime.pipe import pipe
+from .runtime.streams import TunnelStream
+
+log = logging.getLogger(__name__)
+
+FIRST_FORWARDED_PORT = 9
+"""Ports below are services of the agent itself; all others are forwarded to loopback (coder.md §2.3)."""
+LOOPBACK_TIMEOUT = 5.0
+"""Seconds for a connection to a program on loopback: it either listens or it does not."""
+GOODBYE_TIMEOUT = 5.0
+"""Seconds for the server to take our leave."""
+
+
+@dataclass(slots=True)
+class AgentConfig:
+    """What `coder-agent run` needs. `node` carries plugins and dial options; its addresses come from the manifest."""
+
+    url: str
+    token: str
+    node: NodeConfig
+    services: Sequence[AgentService] = ()
+    version: str = ""
+    on_ready: Callable[[Manifest], None] = field(default=lambda manifest: None)
+
+
+class Agent:
+    """One agent. `run` until cancelled; every failure of the network is retried for ever."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        self._config = config
+        self._node: TailnetNode | None = None
+        self._book: PeerBook | None = None
+        self._manifest: Manifest | None = None
+        self._manifest_came = anyio.Event()
+        self._early: list[tuple[UUID, UpdateKind, Node | None, str]] = []
+        self._derp_map: DerpMap | None = None
+        self._link = ControlLink(
+            config.url, config.token, mode=AgentMode(config.version), sink=self, dial=config.node.dial
+        )
+
+    async def run(self) -> None:
+        """Connect, serve, and stay connected. Ends only by cancellation or an error that no retry can mend."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._link.run)
+            await self._manifest_came.wait()
+            assert self._manifest is not None
+            async with open_node(self._node_config(self._manifest)) as node:
+                self._attach(node)
+                tasks.start_soon(self._sweep)
+                self._config.on_ready(self._manifest)
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    with anyio.CancelScope(shield=True), anyio.move_on_after(GOODBYE_TIMEOUT):
+                        await self._link.aclose_gracefully()
+
+    # ------------------------------------------------------------ runtime.control_link.ControlSink
+
+    def on_manifest(self, manifest: Manifest) -> None:
+        """Who we are. After a reconnect it comes again and updates what may change."""
+        self._manifest = manifest
+        self._manifest_came.set()
+        self.on_derp_map(manifest.derp_map)
+        if self._node is not None:
+            self._add_addresses(self._node, manifest.agent_id)
+
+    def on_derp_map(self, derp_map: DerpMap) -> None:
+        """A relay map; the embedded relay is where we reach the server, not where it thinks it is."""
+        url = urlsplit(self._config.url)
+        derp_map = rewrite_embedded(derp_map, url.scheme, url.hostname or "", url.port)
+        self._derp_map = derp_map
+        if self._node is not None:
+            self._node.set_derp_map(derp_map)
+
+    def on_peer_update(self, peer: UUID, kind: UpdateKind, node: Node | None, reason: str) -> None:
+        """A user's node came, changed or went."""
+        if self._book is None:
+            self._early.append((peer, kind, node, reason))
+        else:
+            self._book.update(peer, kind, node, reason)
+
+    def on_linked(self) -> None:
+        """The server has us."""
+        log.info("connected to %s", self._config.url)
+        self._config.node.emit(ControlChanged(True))
+        if self._node is not None:
+            self._link.update_self(self._node.self_node())
+
+    def on_link_lost(self, reason: str) -> None:
+        """The server is gone; conversations go on without it."""
+        log.warning("lost the connection to %s: %s", self._config.url, reason)
+        self._config.node.emit(ControlChanged(False, reason))
+        if self._book is not None:
+            self._book.all_lost()
+
+    # ------------------------------------------------------------ inside
+
+    def _node_config(self, manifest: Manifest) -> NodeConfig:
+        config = self._config.node
+        return replace(
+            config,
+            addresses=(),
+            id=node_id(manifest.agent_id),
+            direct=config.direct and not manifest.disable_direct_connections,
+            force_websockets=config.force_websockets or manifest.derp_force_websockets,
+        )
+
+    def _attach(self, node: TailnetNode) -> None:
+        assert self._manifest is not None
+        self._node = node
+        self._book = PeerBook(node, acknowledge=self._link.ready_for_handshake)
+        node.on_syn = self._on_syn
+        for service in self._config.services:
+            node.listen_tcp(service.port, service.serve)
+        node.on_self_changed = self._link.update_self
+        self._add_addresses(node, self._manifest.agent_id)
+        if self._derp_map is not None:
+            node.set_derp_map(self._derp_map)
+        for update in self._early:
+            self._book.update(*update)
+        self._early.clear()
+
+    def _add_addresses(self, node: TailnetNode, agent_id: UUID) -> None:
+        for prefix in (TAILSCALE_PREFIX, CODER_PREFIX):
+            node.add_address(overlay_address(prefix, agent_id))
+
+    async def _sweep(self) -> None:
+        assert self._book is not None
+        await self._book.sweep()
+
+    def _on_syn(self, request: SynRequest) -> None:
+        """A connection to a port without a service of ours: dial loopback before the handshake is completed, so that
+        the user's side sees "connection refused" exactly when the program does not listen."""
+        assert self._node is not None
+        if request.local[1] < FIRST_FORWARDED_PORT:
+            self._node.reject(request)
+        else:
+            self._node.start_soon(self._forward, request)
+
+    async def _forward(self, request: SynRequest) -> None:
+        assert self._node is not None
+        local = await _dial_loopback(request.local[1])
+        if local is None:
+            self._node.reject(request)
+            return
+
+        async def serve(stream: TunnelStream) -> None:
+            async with local:
+                await pipe(stream, local)
+
+        self._node.accept(request, serve)
+
+
+async def _dial_loopback(port: int) -> anyio.abc.SocketStream | None:
+    """IPv4 first, then IPv6: programs listen on either (coder.md §2.3)."""
+    for host in ("127.0.0.1", "::1"):
+        try:
+            with anyio.fail_after(LOOPBACK_TIMEOUT):
+                return await anyio.connect_tcp(host, port)
+        except (OSError, TimeoutError):
+            continue
+    return None
