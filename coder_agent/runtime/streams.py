@@ -38,6 +38,8 @@ class TunnelStream(anyio.abc.ByteStream):
         self._changed = anyio.Event()
         self._waiting = 0
         self._closed = False
+        self.sent_bytes = 0
+        """Bytes that the send buffer has taken so far."""
         connection.user = self._wake
 
     @property
@@ -104,6 +106,7 @@ class TunnelStream(anyio.abc.ByteStream):
         while True:
             self._check()
             taken = self._connection.write(view)
+            self.sent_bytes += taken
             self._kick()
             view = view[taken:]
             if not view:
