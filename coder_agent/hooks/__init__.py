@@ -1,1 +1,98 @@
-"""The only doorway for plugins: hook markers, interfaces, events, settings, manager. Read hookspecs.py first."""
+"""The only doorway for plugins: hook markers, interfaces, events, settings, manager. Read hookspecs.py first.
+
+Must stay cheap to import: every plugin module starts with ``from coder_agent.hooks import hookimpl``, and `coder
+--help` imports every plugin module. What costs something (settings, manager) is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .events import ControlChanged, Event, EventSink, PathChanged, PeerChanged, RelayChanged
+from .interfaces import (
+    API_VERSION,
+    AgentService,
+    Authenticator,
+    Candidate,
+    CandidateContext,
+    CandidateKind,
+    CandidateSource,
+    Check,
+    CommandSpec,
+    Diagnosis,
+    DialOptions,
+    DirectTransport,
+    Identity,
+    PacketSink,
+    RelayBackend,
+    RelayTransport,
+    ServerContext,
+    SettingsSpec,
+    Transport,
+    TransportContext,
+    TransportFactory,
+    WebSocketLike,
+)
+from .markers import hookimpl, hookspec
+
+if TYPE_CHECKING:
+    from .manager import PluginHost, PluginRecord, build_plugin_manager
+    from .settings import Settings, load_settings
+
+__all__ = [
+    # what a plugin needs
+    "API_VERSION",
+    "CommandSpec",
+    "Settings",
+    "SettingsSpec",
+    "hookimpl",
+    # what it may implement or is handed
+    "AgentService",
+    "Authenticator",
+    "Candidate",
+    "CandidateContext",
+    "CandidateKind",
+    "CandidateSource",
+    "Check",
+    "Diagnosis",
+    "DialOptions",
+    "DirectTransport",
+    "Identity",
+    "PacketSink",
+    "RelayBackend",
+    "RelayTransport",
+    "ServerContext",
+    "Transport",
+    "TransportContext",
+    "TransportFactory",
+    "WebSocketLike",
+    # what it may observe
+    "ControlChanged",
+    "Event",
+    "EventSink",
+    "PathChanged",
+    "PeerChanged",
+    "RelayChanged",
+    # what a composition root needs
+    "PluginHost",
+    "PluginRecord",
+    "build_plugin_manager",
+    "hookspec",
+    "load_settings",
+]
+
+_LAZY = {
+    "PluginHost": "manager",
+    "PluginRecord": "manager",
+    "build_plugin_manager": "manager",
+    "Settings": "settings",
+    "load_settings": "settings",
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_LAZY[name]}", __name__), name)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from ..base.keys import NodePublic
-from ..base.paths import PathKind
+if TYPE_CHECKING:  # annotations only
+    from ..base.keys import NodePublic
+    from ..base.paths import PathKind
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,18 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-import anyio.abc
+if TYPE_CHECKING:  # annotations only: `coder --help` imports this module and shall not pay for keys and tasks
+    import anyio.abc
 
-from ..base.addresses import AddrPort
-from ..base.burst import Burst
-from ..base.derp_map import DerpMap
-from ..base.keys import NodePrivate
-from ..base.paths import Path
-from .events import EventSink
+    from ..base.addresses import AddrPort
+    from ..base.burst import Burst
+    from ..base.derp_map import DerpMap
+    from ..base.keys import NodePrivate
+    from ..base.paths import Path
+    from .events import EventSink
+    from .settings import Settings
 
 API_VERSION = 1
 """Version of this file. A plugin module may state ``__coder_api__ = 1``; another number is refused at load."""
@@ -254,6 +256,39 @@ class WebSocketLike(Protocol):
     async def close(self, code: int = 1000) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who an authenticator says somebody is. `subject` is stable and unique within that authenticator."""
+
+    subject: str
+    username: str
+    email: str = ""
+
+
+class Authenticator(Protocol):
+    """A way to sign in with a name and a secret (the server's own accounts are asked first)."""
+
+    name: str
+
+    async def authenticate(self, login: str, secret: str) -> Identity | None:
+        """Who this is; None = not mine or wrong. Takes the same time for unknown logins as for wrong secrets."""
+        ...
+
+
+class ServerContext(Protocol):
+    """What a server hands to `coder_server_routes`."""
+
+    @property
+    def settings(self) -> Settings:
+        """The effective configuration."""
+        ...
+
+    @property
+    def access_url(self) -> str:
+        """The one address at which users and agents reach the server, without a trailing slash."""
+        ...
+
+
 # ---------------------------------------------------------------- commands, diagnostics
 
 
@@ -261,7 +296,9 @@ class WebSocketLike(Protocol):
 class CommandSpec:
     """A command, described without importing what it runs (start-up time is a feature).
 
-    `target` is ``module:function``; the function is an ordinary typer command. `program`: which of our two programs.
+    `target` is ``module:function``; the function is an ordinary typer command, sync or async, and finds the `Cli`
+    object (settings, plugins, credentials) in ``typer.Context.obj``. `program`: which of our two programs. `group`:
+    the command is reached as ``coder GROUP NAME``. `hidden` commands work but are not listed.
     """
 
     name: str
@@ -269,11 +306,16 @@ class CommandSpec:
     target: str
     program: Literal["coder", "coder-agent"] = "coder"
     group: str = ""
+    hidden: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SettingsSpec:
-    """A plugin's own section ``[plugins.NAME]``. `target` is ``module:Model``, a pydantic model with defaults."""
+    """A plugin's own section ``[plugins.NAME]``. `target` is ``module:Model``, a pydantic model with defaults.
+
+    A field may name further environment variables beside ``CODER_PLUGIN_<NAME>__<KEY>`` with
+    ``Field(json_schema_extra={"env": "CODER_ACCESS_URL"})``.
+    """
 
     plugin: str
     target: str

@@ -1,0 +1,61 @@
+"""The core's own sections of the configuration: ``[client]``, ``[agent]``, ``[network]``.
+
+Names of keys, flags and environment variables follow Coder's own programs, so that a stock set-up works unchanged.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field, SecretStr
+
+
+class ClientSettings(BaseModel):
+    """What `coder` uses as a user's client."""
+
+    url: str = Field("", description="URL of the coder server", json_schema_extra={"env": "CODER_URL"})
+    token: SecretStr = Field(
+        SecretStr(""), description="session token", json_schema_extra={"env": "CODER_SESSION_TOKEN"}
+    )
+    disable_direct_connections: bool = Field(
+        False,
+        description="never go direct, always relayed",
+        json_schema_extra={"env": "CODER_DISABLE_DIRECT_CONNECTIONS"},
+    )
+
+
+class AgentSettings(BaseModel):
+    """What `coder-agent run` uses in a workspace."""
+
+    url: str = Field("", description="URL of the coder server", json_schema_extra={"env": "CODER_AGENT_URL"})
+    token: SecretStr = Field(SecretStr(""), description="agent token", json_schema_extra={"env": "CODER_AGENT_TOKEN"})
+    token_file: str = Field(
+        "", description="file that holds the agent token", json_schema_extra={"env": "CODER_AGENT_TOKEN_FILE"}
+    )
+
+
+class NetworkSettings(BaseModel):
+    """How both of them reach the network."""
+
+    listen_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="UDP port for direct connections; 0 = any",
+        json_schema_extra={"env": "CODER_AGENT_TAILNET_LISTEN_PORT"},
+    )
+    force_websockets: bool = Field(
+        False, description="reach relays by WebSocket only", json_schema_extra={"env": "CODER_DERP_FORCE_WEBSOCKETS"}
+    )
+    header: dict[str, str] = Field(
+        default_factory=dict, description="extra HTTP headers", json_schema_extra={"env": "CODER_HEADER"}
+    )
+    ca_file: str = Field("", description="PEM file with further CA certificates")
+    insecure: bool = Field(False, description="do not verify TLS certificates")
+    proxy: str = Field("", description="http:// or socks5:// proxy; empty = as the environment says")
+
+
+CORE_SECTIONS: dict[str, type[BaseModel]] = {
+    "client": ClientSettings,
+    "agent": AgentSettings,
+    "network": NetworkSettings,
+}
+"""Top-level tables of the configuration file that belong to the core."""
