@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from ..base.burst import Burst
@@ -28,7 +29,7 @@ class Deliver:
 
 @dataclass(slots=True)
 class SendRaw:
-    """Send this one datagram (disco, STUN) by exactly this path."""
+    """Send this one datagram (disco, STUN, a WireGuard cookie to a stranger) by exactly this path."""
 
     path: Path
     data: bytes
@@ -42,6 +43,25 @@ class SessionReady:
 
 
 @dataclass(slots=True)
+class Authenticated:
+    """`peer` proved itself from `source` (as given to `receive`): a transport packet from there opened and was new.
+
+    At most once per peer and received burst; never for handshake messages, which a relay in the middle could move.
+    """
+
+    peer: NodePublic
+    source: Hashable
+
+
+@dataclass(slots=True)
+class Announced:
+    """A handshake initiation from `source` *claims* to come from `peer`, known to us or not. Nothing proves it yet."""
+
+    peer: NodePublic
+    source: Hashable
+
+
+@dataclass(slots=True)
 class Dropped:
     """Something was thrown away. `reason` is a stable kebab-case word, usable as a metric label."""
 
@@ -49,4 +69,4 @@ class Dropped:
     count: int = 1
 
 
-Effect = Transmit | Deliver | SendRaw | SessionReady | Dropped
+Effect = Transmit | Deliver | SendRaw | SessionReady | Authenticated | Announced | Dropped
