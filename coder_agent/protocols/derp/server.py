@@ -1,0 +1,172 @@
+"""A DERP relay without I/O: who is connected, who may be, and what goes where.
+
+The shell makes a `RelaySession` per connection, puts received bytes into its `room()` and calls `received`; everything
+that leaves goes through the session's `Wire`, at once if the connection takes it. Packets are forwarded out of the
+receive buffer: SendPacket and RecvPacket have the same size, so only type and key are overwritten.
+
+Source: tailscale derp/derpserver/derpserver.go @de9ec7ee
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ...base.addresses import AddrPort
+from ...base.keys import NodePrivate, NodePublic
+from . import frames
+from .frames import GoneReason
+from .login import ClientInfo, ServerInfo, same_mesh_key
+from .outbox import Wire
+from .registry import Registry
+from .session import RelaySession
+from .stream import Arena
+
+KEEP_ALIVE_INTERVAL = 60.0
+"""Seconds between keepalives; clients give up after 120 without any frame (derp.go, KeepAlive)."""
+KEEP_ALIVE_JITTER = 5.0
+"""Seconds, drawn once per connection, so that thousands that came back together do not stay in step."""
+LOGIN_TIMEOUT = 10.0
+"""Seconds from the connection to a complete ClientInfo (derpserver.go, accept)."""
+
+Admission = Callable[[NodePublic, ClientInfo, AddrPort | None], bool]
+"""Decides whether a client that proved its key may use the relay. Mesh peers are not asked about."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelaySettings:
+    """What an operator may set. Units: bytes per second, bytes; 0 = no limit.
+
+    `announce_rate` asks clients to limit themselves; `client_rate` is enforced by not reading from them.
+    """
+
+    max_clients: int = 10_000
+    client_rate: int = 0
+    client_burst: int = 0
+    announce_rate: int = 0
+    announce_burst: int = 0
+    mesh_key: bytes | None = None
+
+
+class RelayCore:
+    """All connections of one relay."""
+
+    def __init__(
+        self,
+        key: NodePrivate,
+        *,
+        rng: Callable[[int], bytes],
+        settings: RelaySettings | None = None,
+        admit: Admission | None = None,
+    ) -> None:
+        self.key = key
+        self.public = key.public()
+        self.rng = rng
+        self.settings = settings or RelaySettings()
+        self.admit = admit
+        self.registry: Registry[RelaySession] = Registry()
+        self.sessions: set[RelaySession] = set()
+        self.mesh_watchers: set[RelaySession] = set()
+        self.drops: Counter[str] = Counter()
+        self.counters: Counter[str] = Counter()
+
+    def connect(
+        self, wire: Wire, remote: AddrPort | None, now: float, arena: Arena | None = None
+    ) -> RelaySession | None:
+        """A connection whose HTTP part is over. None: the relay is full, close it."""
+        if len(self.sessions) >= self.settings.max_clients:
+            self.counters["refused_full"] += 1
+            return None
+        self.counters["accepts"] += 1
+        session = RelaySession(self, wire, remote, now + LOGIN_TIMEOUT, arena)
+        self.sessions.add(session)
+        session.outbox.control(frames.server_key(self.public.raw))
+        return session
+
+    def may_enter(self, key: NodePublic, info: ClientInfo, remote: AddrPort | None) -> bool:
+        """Is this client welcome? A mesh peer always is."""
+        return self.admit is None or self.is_mesh_peer(info) or self.admit(key, info, remote)
+
+    def is_mesh_peer(self, info: ClientInfo) -> bool:
+        """Did the client show the region's mesh key?"""
+        return same_mesh_key(self.settings.mesh_key, info.mesh_key)
+
+    def rate_limit(self) -> tuple[int, int]:
+        """What every client may send: bytes per second and at once; 0 = as it likes."""
+        return self.settings.client_rate, self.settings.client_burst
+
+    def server_info(self) -> ServerInfo:
+        """What every client is told."""
+        return ServerInfo(bucket_rate=self.settings.announce_rate, bucket_burst=self.settings.announce_burst)
+
+    def entered(self, session: RelaySession, key: bytes, now: float) -> None:
+        """`session` proved that it is `key`."""
+        self.registry.add(key, session)
+        session.deadline = now + KEEP_ALIVE_INTERVAL + self.rng(1)[0] / 255 * KEEP_ALIVE_JITTER
+        present = frames.peer_present(key, session.remote, session.present_flags)
+        for watcher in self.mesh_watchers:
+            watcher.outbox.control(present)
+
+    def left(self, session: RelaySession) -> None:
+        """`session` is over, for whatever reason. Idempotent."""
+        if session not in self.sessions:
+            return
+        self.sessions.discard(session)
+        self.mesh_watchers.discard(session)
+        session.outbox.close()
+        if session.key is None:
+            return
+        for source in session.heard:
+            self.registry.unwatch(source, session)
+        interested = self.registry.remove(session.key, session)
+        if interested is None:
+            return
+        gone = frames.peer_gone(session.key, GoneReason.DISCONNECTED)
+        for watcher in interested:
+            watcher.heard.discard(session.key)
+            watcher.outbox.control(gone)
+        for watcher in self.mesh_watchers - interested:
+            watcher.outbox.control(gone)
+
+    def watch_all(self, session: RelaySession) -> None:
+        """A mesh peer wants to know who is here, now and from now on."""
+        self.mesh_watchers.add(session)
+        if session.key == self.public.raw:
+            return  # we dialled ourselves: nothing to learn
+        for key in list(self.registry):
+            for client in self.registry.all(key):
+                if client is not session:
+                    session.outbox.control(frames.peer_present(key, client.remote, client.present_flags))
+
+    def close_peer(self, key: bytes) -> None:
+        """Close every connection of `key`, as a mesh peer asked."""
+        for session in self.registry.all(key):
+            session.close()
+
+    def on_timer(self, now: float) -> None:
+        """Once a second or so: keepalives, and logins that never came."""
+        for session in [s for s in self.sessions if now >= s.deadline]:
+            if session.key is None:
+                self.counters["login_timeout"] += 1
+                session.close()
+            else:
+                session.deadline = now + KEEP_ALIVE_INTERVAL
+                session.keep_alive()
+
+    def close(self) -> None:
+        """Close every connection."""
+        for session in list(self.sessions):
+            session.close()
+
+    def metrics(self) -> Mapping[str, int]:
+        """Gauges (clients, connections, duplicates, homes) and counters; drops by reason as ``drop_<reason>``."""
+        gauges = {
+            "clients": len(self.registry),
+            "connections": len(self.sessions),
+            "duplicate_keys": self.registry.duplicates,
+            "home_clients": sum(1 for session in self.sessions if session.home),
+            "mesh_watchers": len(self.mesh_watchers),
+        }
+        return gauges | dict(self.counters) | {f"drop_{reason}": count for reason, count in self.drops.items() if count}
+
