@@ -22,7 +22,7 @@ from ..base.paths import DerpPath, Path, UdpPath
 from ..hooks.interfaces import DirectTransport, RelayTransport, Transport
 from ..magicsock.core import Magicsock, Route
 from ..magicsock.demux import PacketKind, classify
-from ..magicsock.effects import EndpointsWanted, PathUpdate, PongReceived
+from ..magicsock.effects import EndpointsWanted, PathUpdate, PingLost, PongReceived
 from ..protocols.effects import Authenticated, Deliver, Dropped, SendRaw, SessionReady, Transmit
 from ..protocols.netstack.stack import Stack
 from ..protocols.wireguard.device import Device
@@ -217,6 +217,8 @@ class Engine:
                 self._observer.pong_received(effect)
             case EndpointsWanted():
                 self._observer.endpoints_wanted(effect.reason)
+            case PingLost():
+                pass  # whoever pinged has a time-out of its own
             case Dropped():
                 self.counters[f"dropped-{effect.reason}"] += effect.count
             case _:  # a core gained an effect that its shell does not know: a bug here, found by the first test
