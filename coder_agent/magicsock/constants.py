@@ -1,0 +1,110 @@
+"""Every number that path selection uses. Units: seconds and bytes unless the name says otherwise.
+
+Source, where no other is named: tailscale wgengine/magicsock/{magicsock,endpoint,derp,endpoint_tracker}.go and
+tsconst/ping.go. Some are obeyed elsewhere (sockets, relay client, STUN); they stand here so that all agree.
+"""
+
+from __future__ import annotations
+
+# ------------------------------------------------------------ sessions and trust
+
+SESSION_ACTIVE_TIMEOUT = 45.0
+"""No outbound WireGuard packet for this long ⇒ heartbeats stop. Also the life of a candidate learnt from a ping, and
+how long without tunnel traffic until periodic STUN stops."""
+HEARTBEAT_INTERVAL = 3.0
+"""Between pings of the best path, while the session is active."""
+TRUST_DURATION = 6.5
+"""After a pong the path is used alone for this long: two lost heartbeats in a row make traffic spill to the relay."""
+UPGRADE_INTERVAL = 60.0
+"""Between searches for a better path while a direct one works."""
+GOOD_ENOUGH_LATENCY = 0.005
+"""At or below this latency no better path is looked for."""
+
+# ------------------------------------------------------------ pings
+
+MIN_PING_INTERVAL = 5.0
+"""Between discovery pings to one candidate; a call-me-maybe resets it."""
+PING_TIMEOUT = 5.0
+"""A pong later than this is not counted."""
+PONG_HISTORY = 64
+"""Latencies remembered per candidate. Only the newest decides."""
+PADDED_PING_SIZE = 1310
+"""UDP payload of our path-proving pings, and of pongs to such pings: about a full-size WireGuard packet, so that only a
+path which carries those is ever chosen. Source: coder/tailscale disco (fix for coder/coder #15523)."""
+UNPADDED_PING_SIZE = 124
+"""UDP payload of a ping without padding, as Tailscale sends it."""
+PADDED_VERSION = 1
+"""Version byte of padded pings and pongs. Nobody checks it; we use it to tell who wants a padded pong."""
+MAX_PINGS_IN_FLIGHT = 1024
+"""Per peer; the oldest is forgotten. Ours: upstream has no bound."""
+
+# ------------------------------------------------------------ candidates
+
+CANDIDATE_PRUNE_THRESHOLD = 100
+"""More candidates than this ⇒ those learnt from pings are pruned (upstream), the oldest evicted (ours)."""
+MAX_LISTED_ENDPOINTS = 64
+"""Endpoints taken from one coordinator update or one call-me-maybe, and put into one. Ours: a relay packet has room
+for 3600. Tailscale publishes at most some dozens."""
+MAX_SOURCES = 64
+"""Addresses remembered per peer for looking up who sent a packet. Ours."""
+CALL_ME_MAYBE_BURST = 10
+"""Call-me-maybes in a row that one peer may send…"""
+CALL_ME_MAYBE_PER_SECOND = 1.0
+"""…and how fast the allowance refills. Ours: each makes us ping up to some 200 addresses of the peer's choice."""
+
+# ------------------------------------------------------------ our own endpoints
+
+ENDPOINTS_FRESH = 27.0
+"""An own endpoint list younger than this may be sent in a call-me-maybe; an older one is refreshed first."""
+ENDPOINTS_WAIT = 3.0
+"""How long a call-me-maybe waits for that refresh. Source: netcheck's STUN probe timeout."""
+RESTUN_MIN, RESTUN_MAX = 20.0, 26.0
+"""Periodic STUN: uniform in this range (below the 30 s after which poor NATs forget a mapping)."""
+ENDPOINT_TRACKER_LIFE = 310.0
+"""A recently seen own endpoint stays advertised this long (5 min 10 s)…"""
+ENDPOINT_TRACKER_PER_IP = 6
+"""…but not more than this many per IP."""
+
+# ------------------------------------------------------------ relays
+
+DERP_MAGIC_IP = "127.3.3.40"
+"""Stands for "relay region <port>" wherever a format has room only for ip:port."""
+DERP_IDLE_CLOSE = 60.0
+"""A relay connection outside the home region closes after this long without a write…"""
+DERP_IDLE_SWEEP = 15.0
+"""…checked this often."""
+DERP_WRITE_QUEUE_PACKETS = 32
+"""Upstream's queue per region (drop oldest, 3 attempts). Smaller than one of our bursts: our relay transport counts
+bytes instead; the number matters for how fast a stock peer can send."""
+DERP_WRITE_ATTEMPTS = 3
+DERP_HOME_FRAME_RECORD = 5.0
+"""How often frames from the home relay are noted for the home region's hysteresis."""
+
+# ------------------------------------------------------------ sockets
+
+DEFAULT_PORT = 41641
+"""UDP port of a daemon; other programs take an ephemeral one."""
+SOCKET_BUFFER_SIZE = 7 << 20
+"""Wanted for receive and send."""
+REBIND_THROTTLE = 5.0
+"""Between two rebinds caused by send errors."""
+RECEIVE_NOTE_INTERVAL = 10.0
+"""How often activity of a peer is noted while WireGuard packets arrive."""
+
+# ------------------------------------------------------------ left out, named for the reader of upstream
+
+PEER_RELAY_DISCOVERY_INTERVAL, PEER_RELAY_UPGRADE_INTERVAL = 30.0, 60.0
+"""Peer relays (disco types 4–9): not implemented."""
+LIFETIME_PROBE_CLIFFS = (10.0, 30.0, 60.0)
+"""UDP lifetime probing: off by default upstream, not implemented. Slack 2 s, tolerance 250 ms, a cycle per 24 h."""
+WIREGUARD_ONLY_PING_INTERVAL, WIREGUARD_ONLY_SWEEP_GUARD = 5.0, 10.0
+"""Peers without disco: not implemented."""
+
+# ------------------------------------------------------------ MTU
+
+WIRE_MTU_SAFE = 1360
+"""Wire MTU assumed where none was probed: inner 1280 + 80."""
+WIRE_MTU_PROBES = (1280, 1360, 1400, 1500, 8000, 9000)
+"""Wire sizes that upstream probes when told to; offered for sized user pings."""
+UDP_OVERHEAD_V4, UDP_OVERHEAD_V6 = 28, 48
+"""IP and UDP headers: payload + this = wire size."""

@@ -1,0 +1,297 @@
+"""The path selection, seen from outside: which path carries the next burst to a peer?
+
+Everything is asked with the current time (`now`: monotonic seconds) and answered with effects. `route` is the only call
+on the data path: on a settled path it is one dictionary look-up and one comparison.
+Source: tailscale wgengine/magicsock.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+
+from ..base.addresses import AddrPort
+from ..base.keys import DiscoPrivate, DiscoPublic, NodePublic
+from ..base.paths import DerpPath, Path, PathKind, PathPolicy, UdpPath
+from ..protocols.effects import Dropped
+from .candidates import NEVER
+from .effects import Effect, EndpointsWanted, PathUpdate, Route
+from .peer import FOREVER, NOTHING, Peer
+from .peer_map import PeerMap
+from .policy import DefaultPathPolicy
+from .prober import Prober, Via
+from .receiver import Receiver, note_relay
+from .status import PathStatus
+
+
+class Magicsock:
+    """All peers and the ways to them.
+
+    `allow_direct` False: no peer is ever pinged, answered or sent to over UDP (Coder's --disable-direct-connections).
+    """
+
+    def __init__(
+        self,
+        node_key: NodePublic,
+        disco: DiscoPrivate,
+        *,
+        rng: Callable[[int], bytes],
+        policy: PathPolicy | None = None,
+        allow_direct: bool = True,
+    ) -> None:
+        self.counters: Counter[str] = Counter()
+        """Since the start: drops by reason, and what was sent. Names are stable."""
+        self.home = 0
+        """Our own home relay region; 0 = none yet."""
+        self._allow_direct = allow_direct
+        self._peers = PeerMap(disco)
+        self._prober = Prober(node_key, disco, self._peers, rng)
+        self._receiver = Receiver(self._peers, self._prober, policy or DefaultPathPolicy(), self._schedule)
+        self._timers: list[tuple[float, int, Peer]] = []
+        self._timer_count = 0
+
+    # ------------------------------------------------------------ who there is
+
+    def upsert_peer(
+        self, key: NodePublic, disco: DiscoPublic, *, home: int, endpoints: Sequence[AddrPort], now: float
+    ) -> list[Effect]:
+        """The coordinator named a peer, or said something new about it. `home` 0 = no home relay known.
+
+        A new disco key (the peer restarted) ends the trust in its path; candidates are kept.
+        """
+        peer = self._peers.get(key)
+        if peer is None:
+            peer = Peer(key, allow_direct=self._allow_direct)
+            self._peers.add(peer)
+        restarted = self._peers.set_disco(peer, disco, advertised=False)
+        if restarted:
+            peer.end_trust()
+        if peer.home != home or peer.gone_region == home:
+            peer.home, peer.gone_region = home, 0
+        news = peer.candidates.list_from_coordinator(endpoints, now) or restarted
+        effects: list[Effect] = []
+        if peer.drop_lost_best():
+            effects += peer.announce(now, "candidate-gone")
+        if peer.heartbeat_at is not None:
+            if news and not peer.is_trusted(now):
+                effects += self._prober.full_ping(peer, now, call=True)
+            effects += peer.announce(now, "relay-changed")
+        return self._done(peer, effects)
+
+    def remove_peer(self, key: NodePublic) -> None:
+        """Forget a peer."""
+        self._peers.remove(key)
+
+    def set_disco_key(self, key: NodePublic, disco: DiscoPublic, now: float) -> list[Effect]:
+        """The peer announced a disco key in-band (TSMP type 'a'). The first such announcement ends the trust in its
+        path, even if it repeats the known key; repeating it later does nothing. Both keys are accepted from now on."""
+        peer = self._peers.get(key)
+        if peer is None:
+            return NOTHING
+        first = peer.disco_advertised is None
+        if not self._peers.set_disco(peer, disco, advertised=True) and not first:
+            return NOTHING
+        peer.end_trust()
+        if peer.heartbeat_at is None:
+            return NOTHING
+        return self._done(peer, self._prober.full_ping(peer, now, call=True))
+
+    def set_allow_direct(self, allow: bool, now: float, peer: NodePublic | None = None) -> list[Effect]:
+        """Permit or forbid direct paths, to one peer or (None) to all present and future ones."""
+        if peer is None:
+            self._allow_direct = allow
+        chosen = [one for one in self._peers if peer is None or one.key == peer]
+        effects: list[Effect] = []
+        for one in chosen:
+            one.allow_direct = allow
+            one.fast_until = NEVER
+            if not allow:
+                one.clear_best()
+                one.heartbeat_at = one.call_due = None
+                if one.announced is not PathKind.NONE:
+                    effects += one.announce(now, "direct-blocked")
+        return self._count(effects)
+
+    # ------------------------------------------------------------ who we are
+
+    def set_home(self, region: int) -> None:
+        """Our home relay region changed; 0 = none."""
+        self.home = region
+
+    def set_local_endpoints(self, endpoints: Sequence[AddrPort], now: float) -> list[Effect]:
+        """What the candidate sources found, best first. Call it after every look, also if nothing changed: a
+        call-me-maybe carries the list only while it is younger than 27 s."""
+        effects = self._prober.set_endpoints(endpoints, now)
+        if effects:
+            for peer in self._peers:
+                self._schedule(peer)
+        return self._count(effects)
+
+    def rebound(self, now: float) -> list[Effect]:
+        """The sockets were reopened or the link changed: nothing that was learnt about direct paths holds any more."""
+        self._prober.invalidate_endpoints()
+        effects: list[Effect] = [EndpointsWanted("rebind")]
+        for peer in self._peers:
+            peer.candidates.forget_probes()
+            peer.clear_best()
+            if peer.heartbeat_at is not None:
+                effects += peer.announce(now, "rebind")
+                effects += self._prober.full_ping(peer, now, call=True)
+                self._schedule(peer)
+        return self._count(effects)
+
+    # ------------------------------------------------------------ the data path
+
+    def route(self, peer: NodePublic, now: float) -> tuple[Route | None, list[Effect]]:
+        """Where the next burst to `peer` goes, and what to do beside. None = there is no way, or no such peer.
+
+        Call it for every outbound WireGuard burst, handshakes and keepalives included: it is what keeps the session
+        active. The list may be shared: do not change it.
+        """
+        state = self._peers.get(peer)
+        if state is None:
+            return None, NOTHING
+        if now < state.fast_until:
+            state.last_send = now
+            return state.fast_answer
+        return self._route_slowly(state, now)
+
+    def _route_slowly(self, peer: Peer, now: float) -> tuple[Route | None, list[Effect]]:
+        woken = peer.heartbeat_at is None
+        effects = self._prober.wake(peer, now)
+        route = peer.route(now)
+        if peer.announced is PathKind.NONE:
+            effects += peer.announce(now, "first-send")
+        elif not woken or peer.best is None:  # just woken, a path gets the chance to answer before it is declared lost
+            effects += peer.announce(now, "no-pong")
+        return route, self._done(peer, effects)
+
+    def peer_for_source(self, addr: AddrPort) -> NodePublic | None:
+        """Whose packets come from `addr`? A guess good enough to choose whose keys to try; not an authentication."""
+        peer = self._peers.source(addr)
+        return peer.key if peer is not None else None
+
+    def learn_source(self, addr: AddrPort, peer: NodePublic, now: float) -> None:
+        """A WireGuard packet of `peer` from `addr` was decrypted. This does not make `addr` a path to it."""
+        state = self._peers.get(peer)
+        if state is not None:
+            state.last_received = now
+            self._peers.learn_source(addr, state, proven=True)
+
+    def note_received(self, peer: NodePublic, path: Path, now: float) -> None:
+        """WireGuard packets of `peer` came by `path` (once per burst will do). Neither path nor trust change."""
+        state = self._peers.get(peer)
+        if state is None:
+            return
+        state.last_received = now
+        if isinstance(path, DerpPath) and path.region != state.seen_region:
+            note_relay(state, path.region)
+
+    def note_derp_seen(self, peer: NodePublic, region: int, now: float) -> None:
+        """A relay connection of ours delivered something from `peer`."""
+        state = self._peers.get(peer)
+        if state is not None:
+            state.last_received = now
+            note_relay(state, region)
+
+    def peer_gone(self, peer: NodePublic, region: int, now: float) -> list[Effect]:
+        """A relay says that `peer` is not connected there. Its home stays in use unless it was seen elsewhere."""
+        state = self._peers.get(peer)
+        if state is None:
+            return NOTHING
+        if state.seen_region == region:
+            state.seen_region = 0
+        if state.home == region:
+            state.gone_region = region
+        state.fast_until = NEVER
+        return self._count(state.announce(now, "relay-changed") if state.heartbeat_at is not None else NOTHING)
+
+    def send_failed(self, path: Path, now: float, *, too_big: bool = False) -> list[Effect]:
+        """The kernel refused to send to a direct path. `too_big` (EMSGSIZE) is normal for padded pings: the path simply
+        never answers. Anything else passed here means that nobody can be reached there (EHOSTUNREACH, ENETUNREACH)."""
+        if not isinstance(path, UdpPath):
+            return NOTHING
+        effects: list[Effect] = []
+        for peer in self._peers:
+            candidate = peer.candidates.get(path.addr)
+            if candidate is None:
+                continue
+            candidate.trouble = "packets too big for the local link" if too_big else "host unreachable"
+            if too_big:
+                continue
+            candidate.pongs.clear()
+            if peer.best is not None and peer.best.addr == path.addr:
+                peer.clear_best()
+                effects += peer.announce(now, "unreachable")
+        return self._count(effects)
+
+    # ------------------------------------------------------------ disco
+
+    def receive_disco(self, packet: bytes | memoryview, path: Path, now: float) -> list[Effect]:
+        """A packet that `demux.classify` calls disco. Never raises for what it contains."""
+        return self._count(self._receiver.receive(packet, path, now))
+
+    def ping(
+        self, peer: NodePublic, now: float, *, via: Via = "best", size: int = 0
+    ) -> tuple[bytes | None, list[Effect]]:
+        """Ping on somebody's behalf: a `PongReceived` or `PingLost` with this transaction id follows.
+
+        `via`: "derp" the relay; "direct" the best direct path, trusted or not; "best" what carries data now. None =
+        there is no such path yet; a search for one has begun (its success is a `PathUpdate`). `size` is the whole UDP
+        payload in bytes; 0 = full-size on direct paths, unpadded over a relay.
+        """
+        state = self._peers.get(peer)
+        if state is None:
+            return None, NOTHING
+        txid, effects = self._prober.user_ping(state, now, via, size)
+        return txid, self._done(state, effects)
+
+    # ------------------------------------------------------------ time
+
+    def deadline(self) -> float | None:
+        """When to call `on_timer` next; None = not needed now."""
+        timers = self._timers
+        while timers and (timers[0][2].removed or timers[0][0] != timers[0][2].scheduled_at):
+            heappop(timers)  # superseded by an earlier one, or its peer is gone
+        return timers[0][0] if timers else None
+
+    def on_timer(self, now: float) -> list[Effect]:
+        """Do what is due: heartbeats, ping time-outs, calls that waited long enough."""
+        effects: list[Effect] = []
+        while (when := self.deadline()) is not None and when <= now:
+            peer = heappop(self._timers)[2]
+            peer.scheduled_at = FOREVER
+            effects += self._prober.expire_pings(peer, now)
+            effects += self._prober.expire_call(peer, now)
+            if peer.heartbeat_at is not None and now >= peer.heartbeat_at:
+                effects += self._prober.heartbeat(peer, now)
+            self._schedule(peer)
+        return self._count(effects)
+
+    def _schedule(self, peer: Peer) -> None:
+        """Make sure that `on_timer` runs no later than this peer needs. A run too early is harmless."""
+        when = peer.next_deadline()
+        if when < peer.scheduled_at and not peer.removed:
+            peer.scheduled_at = when
+            self._timer_count += 1
+            heappush(self._timers, (when, self._timer_count, peer))
+
+    # ------------------------------------------------------------ for people
+
+    def path(self, peer: NodePublic) -> PathStatus:
+        """The way to `peer`, with the evidence for it."""
+        state = self._peers.get(peer)
+        return state.status() if state is not None else PathStatus()
+
+    def _done(self, peer: Peer, effects: list[Effect]) -> list[Effect]:
+        self._schedule(peer)
+        return self._count(effects)
+
+    def _count(self, effects: list[Effect]) -> list[Effect]:
+        for effect in effects:
+            if isinstance(effect, Dropped):
+                self.counters[effect.reason] += effect.count
+            elif isinstance(effect, PathUpdate):
+                self.counters[f"path-{effect.kind}"] += 1
+        return effects or NOTHING

@@ -1,0 +1,66 @@
+"""What the path selection asks its shell to do, beside sending (`SendRaw`) and counting (`Dropped`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..base.addresses import AddrPort
+from ..base.keys import NodePublic
+from ..base.paths import Path, PathKind
+from ..protocols.effects import Dropped, SendRaw
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where the next burst goes. Both set = send it twice: the direct path is not proven at the moment, and WireGuard's
+    replay window absorbs the copy. `derp` is a relay region. Never are both None."""
+
+    udp: AddrPort | None
+    derp: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PathUpdate:
+    """The way to `peer` changed; mirrors hooks.events.PathChanged. `path` is ``ip:port``, ``derp:<region>`` or empty.
+
+    `reason`: pong | first-send | no-pong | ping-timeout | unreachable | rebind | candidate-gone | direct-blocked |
+    relay-changed. Units: `latency` in seconds, None = not measured.
+    """
+
+    peer: NodePublic
+    kind: PathKind
+    path: str
+    previous: str
+    reason: str
+    latency: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointsWanted:
+    """Our own endpoints are too old to be sent to a peer: look for them again (STUN) and call `set_local_endpoints`,
+    also if nothing changed."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PongReceived:
+    """A ping asked for with `Magicsock.ping` was answered. `path` is the one pinged; `src` is how the peer saw us."""
+
+    peer: NodePublic
+    txid: bytes
+    path: Path
+    latency: float
+    src: AddrPort
+
+
+@dataclass(frozen=True, slots=True)
+class PingLost:
+    """A ping asked for with `Magicsock.ping` was not answered within 5 s."""
+
+    peer: NodePublic
+    txid: bytes
+    path: Path
+
+
+Effect = SendRaw | Dropped | PathUpdate | EndpointsWanted | PongReceived | PingLost

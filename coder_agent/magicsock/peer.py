@@ -1,0 +1,264 @@
+"""One peer: its relay, its candidates, the pings on their way, the best path and how far it is trusted.
+
+Decides, but neither seals nor sends: `prober.py` and `receiver.py` do that with what they find here.
+Source: tailscale wgengine/magicsock/endpoint.go.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from ..base.addresses import AddrPort
+from ..base.keys import NodePublic
+from ..base.paths import DerpPath, Path, PathKind, PathPolicy, PathQuality, UdpPath
+from . import constants as c
+from .candidates import NEVER, Candidate, CandidateTable
+from .effects import Effect, PathUpdate, Route
+from .status import PathStatus
+
+NOTHING: list[Effect] = []
+"""The shared answer "do nothing". Never add to it."""
+FOREVER = float("inf")
+
+
+class Purpose(Enum):
+    """Why a ping was sent."""
+
+    DISCOVERY = "discovery"
+    HEARTBEAT = "heartbeat"
+    USER = "user"
+
+
+@dataclass(slots=True)
+class SentPing:
+    """A ping that waits for its pong. `size` is its UDP payload in bytes."""
+
+    path: Path
+    at: float
+    purpose: Purpose
+    size: int
+
+
+@dataclass(slots=True)
+class CallAllowance:
+    """Token bucket for call-me-maybes that we obey."""
+
+    tokens: float = c.CALL_ME_MAYBE_BURST
+    at: float = NEVER
+
+    def take(self, now: float) -> bool:
+        """True if one more is within the allowance."""
+        if self.at > NEVER:
+            refilled = self.tokens + (now - self.at) * c.CALL_ME_MAYBE_PER_SECOND
+            self.tokens = min(float(c.CALL_ME_MAYBE_BURST), refilled)
+        self.at = now
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
+
+
+def wire_mtu_of(addr: AddrPort, payload_size: int) -> int:
+    """The size on the wire of a UDP datagram with `payload_size` bytes."""
+    return payload_size + (c.UDP_OVERHEAD_V6 if addr.is_ipv6 else c.UDP_OVERHEAD_V4)
+
+
+class Peer:
+    """State of one peer. The core's modules read and write the attributes; nobody else sees them."""
+
+    __slots__ = (
+        "key", "disco_control", "disco_advertised", "disco",  # keys: from the coordinator, in-band, in use
+        "home", "seen_region", "gone_region", "derp_latency",  # relays
+        "candidates", "sent", "calls", "sources",
+        "best", "best_at", "trusted_until",
+        "last_send", "last_received", "last_full_ping", "heartbeat_at",
+        "called_at", "call_due",  # our call-me-maybes: last sent; waiting until
+        "allow_direct", "announced", "announced_path",
+        "fast_until", "fast_answer",  # route() answers with this, without thinking, before that time
+        "scheduled_at", "removed",
+    )  # fmt: skip
+
+    def __init__(self, key: NodePublic, *, allow_direct: bool) -> None:
+        self.key = key
+        self.disco_control: bytes | None = None
+        self.disco_advertised: bytes | None = None
+        self.disco: bytes = b""
+        self.home = self.seen_region = self.gone_region = 0
+        self.derp_latency: float | None = None
+        self.candidates = CandidateTable()
+        self.sent: dict[bytes, SentPing] = {}  # in order of time
+        self.calls = CallAllowance()
+        self.sources: dict[AddrPort, None] = {}  # in order of learning
+        self.best: PathQuality | None = None
+        self.best_at = self.trusted_until = NEVER
+        self.last_send = self.last_received = self.last_full_ping = self.called_at = NEVER
+        self.heartbeat_at: float | None = None
+        self.call_due: float | None = None
+        self.allow_direct = allow_direct
+        self.announced = PathKind.NONE
+        self.announced_path = ""
+        self.fast_until = NEVER
+        self.fast_answer: tuple[Route | None, list[Effect]] = (None, NOTHING)
+        self.scheduled_at = FOREVER
+        self.removed = False
+
+    # ------------------------------------------------------------ what holds
+
+    @property
+    def derp_region(self) -> int:
+        """The relay region to send to; 0 = none. Home, unless its relay said "not here" and another saw the peer."""
+        if self.home and (self.home != self.gone_region or not self.seen_region):
+            return self.home
+        return self.seen_region
+
+    @property
+    def can_probe(self) -> bool:
+        """True if direct paths are allowed and there is a key to look for them with."""
+        return self.allow_direct and bool(self.disco)
+
+    def is_trusted(self, now: float) -> bool:
+        """True if the best direct path may be used alone."""
+        return self.best is not None and now <= self.trusted_until
+
+    def is_active(self, now: float) -> bool:
+        """True if something was sent in the last 45 s."""
+        return now - self.last_send <= c.SESSION_ACTIVE_TIMEOUT
+
+    def wants_full_ping(self, now: float) -> bool:
+        """Is it time to look for a (better) direct path?"""
+        if self.best is None or self.last_full_ping == NEVER or now > self.trusted_until:
+            return True
+        return self.best.latency > c.GOOD_ENOUGH_LATENCY and now - self.last_full_ping >= c.UPGRADE_INTERVAL
+
+    def next_search_at(self) -> float:
+        """When a search for a direct path can do anything again: a candidate may be pinged, or peers be called."""
+        if not self.can_probe:
+            return FOREVER
+        if not len(self.candidates):
+            return self.called_at + c.MIN_PING_INTERVAL if self.derp_region else FOREVER
+        return self.candidates.next_ping_at()
+
+    def next_deadline(self) -> float:
+        """When `on_timer` has something to do for this peer."""
+        when = FOREVER if self.heartbeat_at is None else self.heartbeat_at
+        if self.call_due is not None:
+            when = min(when, self.call_due)
+        for ping in self.sent.values():  # the first is the oldest
+            return min(when, ping.at + c.PING_TIMEOUT)
+        return when
+
+    # ------------------------------------------------------------ the send decision
+
+    def route(self, now: float) -> Route | None:
+        """Decide where to send, and remember the answer for as long as it surely holds."""
+        best = self.best
+        if best is not None and now <= self.trusted_until:
+            route: Route | None = self._reuse(best.addr, None)
+            until = self.trusted_until
+        else:
+            addr, region = best.addr if best else None, self.derp_region or None
+            route = self._reuse(addr, region) if addr or region else None
+            until = self.next_search_at()
+        self.fast_answer = (route, NOTHING)
+        # Without an armed heartbeat the next send must come through here again, to arm it.
+        self.fast_until = until if self.heartbeat_at is not None or not self.can_probe else NEVER
+        return route
+
+    def _reuse(self, udp: AddrPort | None, derp: int | None) -> Route:
+        old = self.fast_answer[0]
+        return old if old is not None and old.udp == udp and old.derp == derp else Route(udp, derp)
+
+    # ------------------------------------------------------------ what happens to it
+
+    def accept_pong(self, candidate: Candidate, ping: SentPing, now: float, policy: PathPolicy) -> None:
+        """A candidate answered: note how well, and use it if it beats what we have.
+
+        A pong to a ping smaller than a full-size packet (a user's choice) proves nothing about carrying data.
+        """
+        latency = max(now - ping.at, 0.0)
+        candidate.pongs.append(latency)
+        candidate.answered += 1
+        candidate.trouble = ""
+        candidate.wire_mtu = max(candidate.wire_mtu, wire_mtu_of(candidate.addr, ping.size))
+        if ping.size < c.PADDED_PING_SIZE:
+            return
+        quality = PathQuality(candidate.addr, latency, candidate.wire_mtu)
+        if self.best is None or now > self.trusted_until or policy.better(quality, self.best):
+            self.best = quality
+        if self.best.addr == candidate.addr:
+            # The address is what was pinged; a pong may come from anywhere.
+            self.best = quality
+            self.best_at, self.trusted_until = now, now + c.TRUST_DURATION
+        self.fast_until = NEVER
+
+    def clear_best(self) -> None:
+        """The direct path is no more: relay until a pong comes."""
+        self.best = None
+        self.best_at = self.trusted_until = NEVER
+        self.fast_until = NEVER
+
+    def end_trust(self) -> None:
+        """Doubt the direct path: send both ways until a pong comes."""
+        self.trusted_until = NEVER
+        self.fast_until = NEVER
+
+    def drop_lost_best(self) -> bool:
+        """After candidates went: if the best path was among them, clear it. True if it was."""
+        self.fast_until = NEVER
+        if self.best is None or self.candidates.get(self.best.addr) is not None:
+            return False
+        self.clear_best()
+        return True
+
+    def announce(self, now: float, reason: str) -> list[Effect]:
+        """Compare what carries packets now with what was last announced; say so if it differs."""
+        latency: float | None
+        if self.is_trusted(now) and self.best is not None:
+            kind, path, latency = PathKind.DIRECT, str(self.best.addr), self.best.latency
+        elif self.derp_region:
+            kind, path, latency = PathKind.RELAYED, f"derp:{self.derp_region}", self.derp_latency
+        else:
+            kind, path, latency = PathKind.NONE, "", None
+        if path == self.announced_path:
+            return []
+        previous, self.announced, self.announced_path = self.announced_path, kind, path
+        return [PathUpdate(self.key, kind, path, previous, reason, latency)]
+
+    # ------------------------------------------------------------ for people
+
+    def status(self) -> PathStatus:
+        """The way to this peer, with the evidence."""
+        best = self.best
+        kind = self.announced
+        if kind is PathKind.NONE or best is None:
+            kind = PathKind.RELAYED if self.derp_region else PathKind.NONE
+        return PathStatus(
+            kind=kind,
+            addr=best.addr if best else None,
+            region=self.derp_region,
+            latency=best.latency if best and kind is PathKind.DIRECT else self.derp_latency,
+            wire_mtu=best.wire_mtu if best else 0,
+            trusted_until=self.trusted_until,
+            active=self.heartbeat_at is not None,
+            candidates=tuple(candidate.status(self._why_not(candidate)) for candidate in self.candidates),
+        )
+
+    def _why_not(self, candidate: Candidate) -> str:
+        if self.best is not None and self.best.addr == candidate.addr:
+            return ""
+        if not self.allow_direct:
+            return "direct paths are not allowed"
+        if candidate.trouble:
+            return candidate.trouble
+        if candidate.pongs:
+            return "another path is better"
+        if candidate.sent == 0:
+            return "not tried yet"
+        waits = any(ping.path == UdpPath(candidate.addr) for ping in self.sent.values())
+        return "waiting for an answer" if waits else "no answer"
+
+    def relay_path(self) -> DerpPath | None:
+        """The path through the peer's relay."""
+        region = self.derp_region
+        return DerpPath(region, self.key) if region else None

@@ -1,0 +1,207 @@
+"""What we say to peers: pings that look for paths and keep them warm, call-me-maybes, pongs.
+
+Source: tailscale wgengine/magicsock/endpoint.go (sendDiscoPingsLocked, heartbeat, discoPingTimeout, cliPing) and
+magicsock.go (enqueueCallMeMaybe).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from ..base.addresses import AddrPort
+from ..base.keys import DiscoPrivate, NodePublic
+from ..base.paths import Path, UdpPath
+from ..protocols import disco
+from ..protocols.effects import SendRaw
+from . import constants as c
+from .candidates import NEVER, is_usable
+from .effects import Effect, EndpointsWanted, PingLost
+from .peer import NOTHING, Peer, Purpose, SentPing
+from .peer_map import PeerMap
+
+Via = Literal["direct", "derp", "best"]
+"""Which way a user's ping goes."""
+
+
+class Prober:
+    """Composes and seals what is sent. One per core."""
+
+    def __init__(
+        self, node_key: NodePublic, private: DiscoPrivate, peers: PeerMap, rng: Callable[[int], bytes]
+    ) -> None:
+        self._node_key = node_key
+        self._public = private.public()
+        self._peers = peers
+        self._rng = rng
+        self._endpoints: tuple[AddrPort, ...] = ()
+        self._endpoints_at = NEVER
+        self._refresh_asked_at = NEVER
+
+    # ------------------------------------------------------------ single messages
+
+    def say(self, peer: Peer, path: Path, plaintext: bytes) -> list[Effect]:
+        """Seal `plaintext` for `peer`, with the key it uses now, and send it by `path`."""
+        identity = self._peers.identity(peer.disco)
+        if identity is None:
+            return []
+        return [SendRaw(path, disco.seal(self._public, identity.shared, self._rng(disco.NONCE_SIZE), plaintext))]
+
+    def ping(self, peer: Peer, path: Path, purpose: Purpose, now: float, size: int) -> tuple[bytes, list[Effect]]:
+        """Send one ping of `size` bytes (never less than unpadded) and remember it until its pong or 5 s later."""
+        txid = self._rng(disco.TXID_SIZE)
+        padding = max(size - c.UNPADDED_PING_SIZE, 0)
+        version = c.PADDED_VERSION if padding else 0
+        if len(peer.sent) >= c.MAX_PINGS_IN_FLIGHT:
+            del peer.sent[next(iter(peer.sent))]
+        peer.sent[txid] = SentPing(path, now, purpose, c.UNPADDED_PING_SIZE + padding)
+        if isinstance(path, UdpPath):
+            candidate = peer.candidates.get(path.addr)
+            if candidate is not None:
+                candidate.sent += 1
+                if purpose is Purpose.DISCOVERY:
+                    # Upstream notes heartbeats here too; then, after a cut, the search waits for their interval.
+                    candidate.ping_at = now
+        return txid, self.say(peer, path, disco.Ping(txid, self._node_key, version, padding).encode())
+
+    def pong(self, peer: Peer, path: Path, ping: disco.Ping) -> list[Effect]:
+        """Answer a ping. As large as a padded ping, so that it proves our direction too; never larger than the ping.
+
+        Tailscale's pings (version 0, even when padded for MTU probing) get the unpadded pong that it sends itself.
+        """
+        src = path.addr if isinstance(path, UdpPath) else AddrPort(c.DERP_MAGIC_IP, path.region)
+        pong = disco.Pong(ping.txid, src)
+        if ping.version >= c.PADDED_VERSION and ping.padding >= c.PADDED_PING_SIZE - c.UNPADDED_PING_SIZE:
+            unpadded = disco.OVERHEAD + len(pong.encode())
+            pong = disco.Pong(ping.txid, src, c.PADDED_VERSION, c.PADDED_PING_SIZE - unpadded)
+        return self.say(peer, path, pong.encode())
+
+    # ------------------------------------------------------------ looking for paths
+
+    def full_ping(self, peer: Peer, now: float, *, call: bool) -> list[Effect]:
+        """Ping all candidates (each at most every 5 s); then, with `call`, ask the peer to do the same."""
+        if not peer.can_probe:
+            return []
+        peer.last_full_ping = now
+        peer.candidates.drop_stale(now)
+        effects: list[Effect] = []
+        if peer.drop_lost_best():
+            effects += peer.announce(now, "candidate-gone")
+        pinged = False
+        for candidate in list(peer.candidates):
+            if now - candidate.ping_at < c.MIN_PING_INTERVAL:
+                continue
+            pinged = True
+            effects += self.ping(peer, UdpPath(candidate.addr), Purpose.DISCOVERY, now, c.PADDED_PING_SIZE)[1]
+        # A peer without any candidate is called too (ours: upstream waits for the control plane to name some).
+        lonely = not len(peer.candidates) and now - peer.called_at >= c.MIN_PING_INTERVAL
+        if call and (pinged or lonely):
+            effects += self.call_me_maybe(peer, now)
+        peer.fast_until = NEVER
+        return effects
+
+    def heartbeat(self, peer: Peer, now: float) -> list[Effect]:
+        """Every 3 s while active: ping the best path, and look for others when it is time.
+
+        Heartbeats are padded like all pings (Coder's rule): a route whose MTU has shrunk must lose our trust, not go on
+        swallowing full-size packets.
+        """
+        peer.fast_until = NEVER
+        if not peer.is_active(now) or not peer.can_probe:
+            peer.heartbeat_at = None
+            return []
+        peer.heartbeat_at = now + c.HEARTBEAT_INTERVAL
+        effects: list[Effect] = []
+        if peer.best is not None:
+            effects += self.ping(peer, UdpPath(peer.best.addr), Purpose.HEARTBEAT, now, c.PADDED_PING_SIZE)[1]
+        if peer.wants_full_ping(now):
+            effects += self.full_ping(peer, now, call=True)
+        return effects + peer.announce(now, "no-pong")
+
+    def expire_pings(self, peer: Peer, now: float) -> list[Effect]:
+        """Forget pings older than 5 s; if the best path was pinged in vain and is not trusted any more, give it up."""
+        effects: list[Effect] = []
+        while peer.sent:
+            txid, ping = next(iter(peer.sent.items()))
+            if now < ping.at + c.PING_TIMEOUT:
+                break
+            del peer.sent[txid]
+            if ping.purpose is Purpose.USER:
+                effects.append(PingLost(peer.key, txid, ping.path))
+            if peer.best is not None and ping.path == UdpPath(peer.best.addr) and now > peer.trusted_until:
+                peer.clear_best()
+                effects += peer.announce(now, "ping-timeout")
+        return effects
+
+    def user_ping(self, peer: Peer, now: float, via: Via, size: int) -> tuple[bytes | None, list[Effect]]:
+        """A ping that somebody asked for. The session counts as active from now on, as if something had been sent."""
+        effects = self.wake(peer, now)
+        direct = peer.best if peer.allow_direct and via != "derp" else None
+        if direct is not None and (via == "direct" or peer.is_trusted(now)):
+            txid, more = self.ping(peer, UdpPath(direct.addr), Purpose.USER, now, size or c.PADDED_PING_SIZE)
+            return txid, effects + more
+        relay = peer.relay_path()
+        if via == "direct" or relay is None or not peer.disco:
+            return None, effects
+        txid, more = self.ping(peer, relay, Purpose.USER, now, size)
+        return txid, effects + more
+
+    def wake(self, peer: Peer, now: float) -> list[Effect]:
+        """Something is being sent to `peer`: arm its heartbeat, and search if the direct path is not trusted."""
+        peer.last_send = now
+        if not peer.can_probe:
+            return []
+        if peer.heartbeat_at is None:
+            peer.heartbeat_at = now + c.HEARTBEAT_INTERVAL
+        if peer.is_trusted(now) or now < peer.next_search_at():
+            return []
+        return self.full_ping(peer, now, call=True)
+
+    # ------------------------------------------------------------ call-me-maybe
+
+    def call_me_maybe(self, peer: Peer, now: float) -> list[Effect]:
+        """Ask `peer`, through its relay, to ping us; but not with a list of our own endpoints older than 27 s."""
+        if peer.relay_path() is None:
+            return []
+        if now - self._endpoints_at <= c.ENDPOINTS_FRESH:
+            return self._call_now(peer, now)
+        if peer.call_due is None:
+            peer.call_due = now + c.ENDPOINTS_WAIT
+            peer.called_at = now
+        if now - self._refresh_asked_at < c.ENDPOINTS_WAIT:
+            return []
+        self._refresh_asked_at = now
+        return [EndpointsWanted("call-me-maybe")]
+
+    def _call_now(self, peer: Peer, now: float) -> list[Effect]:
+        peer.call_due = None
+        relay = peer.relay_path()
+        if relay is None or not peer.can_probe:
+            return []
+        peer.called_at = now
+        return self.say(peer, relay, disco.CallMeMaybe(self._endpoints).encode())
+
+    def expire_call(self, peer: Peer, now: float) -> list[Effect]:
+        """The fresh endpoints did not come in time: call with what we have. Even an empty list makes the peer ping."""
+        if peer.call_due is None or now < peer.call_due:
+            return []
+        return self._call_now(peer, now)
+
+    def set_endpoints(self, endpoints: Sequence[AddrPort], now: float) -> list[Effect]:
+        """Our own endpoints, fresh. Send the calls that waited; tell active relayed peers if there is a new one."""
+        usable = [addr for addr in dict.fromkeys(endpoints) if is_usable(addr)]
+        news = not set(usable) <= set(self._endpoints)
+        self._endpoints, self._endpoints_at = tuple(usable[: c.MAX_LISTED_ENDPOINTS]), now
+        self._refresh_asked_at = NEVER
+        effects: list[Effect] = []
+        for peer in self._peers:
+            if peer.call_due is not None:
+                effects += self._call_now(peer, now)
+            elif news and peer.heartbeat_at is not None and not peer.is_trusted(now):
+                effects += self.full_ping(peer, now, call=False)
+                effects += self._call_now(peer, now)
+        return effects or NOTHING
+
+    def invalidate_endpoints(self) -> None:
+        """Our sockets moved: the list must be refreshed before it is sent again."""
+        self._endpoints_at = NEVER
