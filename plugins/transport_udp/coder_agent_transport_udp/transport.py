@@ -1,0 +1,173 @@
+"""The direct transport: one UDP socket per address family, bursts in both directions.
+
+Sockets are opened by sockets.py, read by receiver.py, written by sender.py; this module holds them together.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from coder_agent.base.burst import Burst
+from coder_agent.base.paths import Path, UdpPath
+from coder_agent.hooks import PacketSink, TransportContext
+
+from .addresses import AddressBook
+from .counters import Counters
+from .loops import Loop, open_loop
+from .receiver import Receiver
+from .sender import Sender
+from .settings import UdpSettings
+from .sockets import BoundSocket, open_socket
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Link:
+    """One bound socket with its two halves."""
+
+    bound: BoundSocket
+    receiver: Receiver
+    sender: Sender
+
+
+class UdpTransport:
+    """Carries ciphertext over UDP (hooks.interfaces.DirectTransport). Works, sending nothing, without any socket."""
+
+    name = "udp"
+    headroom = 0
+
+    def __init__(self, sink: PacketSink, settings: UdpSettings, loop: Loop, listen_port: int = 0) -> None:
+        self._sink = sink
+        self._settings = settings
+        self._loop = loop
+        self._configured_port = listen_port or settings.port
+        self._counters = Counters()
+        self._book = AddressBook()
+        self._dead: dict[UdpPath, OSError] = {}
+        self._v4: _Link | None = None
+        self._v6: _Link | None = None
+        self._open((), ())
+
+    # ------------------------------------------------------------ hooks.interfaces.DirectTransport
+
+    def send(self, burst: Burst, path: Path) -> bool:
+        """Send now, without waiting; False = the socket is full and nothing was taken."""
+        target = self._book.target(path.addr) if isinstance(path, UdpPath) else None
+        link = None if target is None else self._v6 if target.is_ipv6 else self._v4
+        if target is None or link is None or not isinstance(path, UdpPath):
+            self._counters.tx_lost_no_socket += burst.count
+            return True
+        sender = link.sender
+        if sender.is_full():
+            self._counters.tx_full += 1
+            return False
+        taken = sender.send(burst, target.sockaddr, path)
+        if sender.is_full():
+            self._wait_writable(link)
+        return taken
+
+    def bound_ports(self) -> tuple[int | None, int | None]:
+        """Local ports, IPv4 and IPv6."""
+        return (self._v4.bound.port if self._v4 else None, self._v6.bound.port if self._v6 else None)
+
+    def rebind(self) -> None:
+        """Reopen both sockets on the same ports if possible."""
+        ports = self.bound_ports()
+        waiting = any(link.sender.is_full() for link in self._links())
+        self.close()
+        self._counters.rebinds += 1
+        self._open(*(((port,) if port else ()) for port in ports))
+        if waiting:
+            self._loop.call_soon(lambda: self._sink.on_writable(self))
+
+    def stats(self) -> Mapping[str, int]:
+        """Counters (counters.py), and the socket buffers that the kernel granted, the smaller of both families."""
+        links = list(self._links())
+        return asdict(self._counters) | {
+            "receive_buffer": min((link.bound.receive_buffer for link in links), default=0),
+            "send_buffer": min((link.bound.send_buffer for link in links), default=0),
+        }
+
+    # ------------------------------------------------------------ inside
+
+    def close(self) -> None:
+        """Close the sockets; what was not sent is lost."""
+        for link in self._links():
+            link.receiver.close()
+            self._loop.forget(link.bound.sock)
+            link.bound.sock.close()
+        self._v4 = self._v6 = None
+
+    def _links(self) -> Iterator[_Link]:
+        return (link for link in (self._v4, self._v6) if link is not None)
+
+    def _open(self, ports_v4: tuple[int, ...], ports_v6: tuple[int, ...]) -> None:
+        """Bind: the port we had, the configured one, any. IPv6 tries IPv4's port, so that one port forward (or one
+        firewall rule) serves both."""
+        configured = (self._configured_port,) if self._configured_port else ()
+        if self._settings.ipv4:
+            self._v4 = self._link(socket.AF_INET, (*ports_v4, *configured))
+        if self._settings.ipv6:
+            same = (self._v4.bound.port,) if self._v4 else ()
+            self._v6 = self._link(socket.AF_INET6, (*ports_v6, *configured, *same))
+        if self._v4 is None and self._v6 is None:
+            log.warning("no UDP socket could be opened: no direct paths until the network changes")
+
+    def _link(self, family: socket.AddressFamily, ports: tuple[int, ...]) -> _Link | None:
+        bound = open_socket(family, ports, self._settings)
+        if bound is None:
+            return None
+        receiver = Receiver(bound.sock, self._sink.on_burst, self._book, self._counters, gro=bound.gro)
+        sender = Sender(bound.sock, self._counters, self._path_died, gso=bound.gso)
+        self._loop.watch(bound.sock, lambda: self._readable(receiver))
+        return _Link(bound, receiver, sender)
+
+    def _readable(self, receiver: Receiver) -> bool:
+        more = receiver.drain()
+        self._sink.on_drained()
+        return more
+
+    def _writable(self, link: _Link) -> None:
+        if link.sender.resume():
+            self._sink.on_writable(self)
+        else:
+            self._wait_writable(link)
+
+    def _wait_writable(self, link: _Link) -> None:
+        self._loop.when_writable(link.bound.sock, lambda: self._writable(link))
+
+    def _path_died(self, path: UdpPath, error: OSError) -> None:
+        """Reported in the loop's next turn: the sink is in the middle of its own sending now."""
+        if not self._dead:
+            self._loop.call_soon(self._report_dead)
+        self._dead[path] = error
+
+    def _report_dead(self) -> None:
+        dead, self._dead = self._dead, {}
+        for path, error in dead.items():
+            self._sink.on_path_error(path, error)
+
+
+@dataclass(slots=True)
+class UdpTransportFactory:
+    """What `coder_transports` returns."""
+
+    settings: UdpSettings
+    name: str = "udp"
+    kind: Literal["direct", "relay"] = "direct"
+
+    @asynccontextmanager
+    async def open(self, context: TransportContext) -> AsyncIterator[UdpTransport]:
+        """Bind and receive until the context ends."""
+        async with open_loop() as loop:
+            transport = UdpTransport(context.sink, self.settings, loop, context.listen_port)
+            try:
+                yield transport
+            finally:
+                transport.close()
