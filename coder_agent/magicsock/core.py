@@ -24,6 +24,8 @@ from .prober import Prober, Via
 from .receiver import Receiver, note_relay
 from .status import PathStatus
 
+__all__ = ["Magicsock", "PathStatus", "Route"]
+
 
 class Magicsock:
     """All peers and the ways to them.
