@@ -116,13 +116,15 @@ async def test_a_stream_carries_messages_both_ways_until_both_are_done() -> None
             await stream.send(StringValue(value=message.value.upper()))
         await stream.send(StringValue(value="BYE"))
 
-    async with connected({"/t/Chat": streaming(StringValue, chat)}) as client:
-        async with client.stream("/t/Chat", StringValue) as stream:
-            for word in ("a", "b"):
-                await stream.send(StringValue(value=word))
-                assert (await stream.receive()).value == word.upper()
-            await stream.close_send()
-            assert [m.value async for m in stream] == ["BYE"]
+    async with (
+        connected({"/t/Chat": streaming(StringValue, chat)}) as client,
+        client.stream("/t/Chat", StringValue) as stream,
+    ):
+        for word in ("a", "b"):
+            await stream.send(StringValue(value=word))
+            assert (await stream.receive()).value == word.upper()
+        await stream.close_send()
+        assert [m.value async for m in stream] == ["BYE"]
 
 
 async def test_a_message_larger_than_the_window_arrives_whole() -> None:
@@ -182,21 +184,23 @@ async def test_a_slow_reader_holds_the_sender_back() -> None:
             await stream.send(chunk)
             sent += 1
 
-    async with connected({"/t/Flood": streaming(BytesValue, flood)}) as client:
-        async with client.stream("/t/Flood", BytesValue) as stream:
-            await stream.send(BytesValue())
-            with anyio.fail_after(10):
-                while sent < 2:
+    async with (
+        connected({"/t/Flood": streaming(BytesValue, flood)}) as client,
+        client.stream("/t/Flood", BytesValue) as stream,
+    ):
+        await stream.send(BytesValue())
+        with anyio.fail_after(10):
+            while sent < 2:
+                await anyio.lowlevel.checkpoint()
+            settled = -1
+            while settled != sent:
+                settled = sent
+                for _ in range(200):
                     await anyio.lowlevel.checkpoint()
-                settled = -1
-                while settled != sent:
-                    settled = sent
-                    for _ in range(200):
-                        await anyio.lowlevel.checkpoint()
-            # One message is being read (its bytes do not count), the window holds four, the write buffer four.
-            assert sent <= 12
-            for _ in range(20):
-                assert len((await stream.receive()).value) == 64 * 1024
+        # One message is being read (its bytes do not count), the window holds four, the write buffer four.
+        assert sent <= 12
+        for _ in range(20):
+            assert len((await stream.receive()).value) == 64 * 1024
 
 
 async def test_calls_fail_at_once_when_the_connection_breaks() -> None:
