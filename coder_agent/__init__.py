@@ -14,13 +14,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .api import connect as connect
     from .client import Workspace as Workspace
-    from .client import connect as connect
     from .hooks.markers import hookimpl as hookimpl
 
 __version__ = "0.1.0"
 
-_LAZY = {"connect": ".client", "Workspace": ".client", "hookimpl": ".hooks.markers", "blocking": ".blocking"}
+_LAZY = {"connect": ".api", "Workspace": ".client", "hookimpl": ".hooks.markers", "blocking": ".blocking"}
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,7 @@ import anyio
 import anyio.from_thread
 from anyio.abc import BlockingPortal
 
-from . import client
+from . import api, client
 from .magicsock.core import PathStatus
 from .node import DIAL_TIMEOUT, Pong
 from .runtime.streams import TunnelStream
@@ -91,6 +91,6 @@ def connect(workspace: str, **options: Any) -> Iterator[BlockingWorkspace]:
     """As `coder_agent.connect`, with the same keyword options."""
     with (
         anyio.from_thread.start_blocking_portal("asyncio") as portal,
-        portal.wrap_async_context_manager(client.connect(workspace, **options)) as opened,
+        portal.wrap_async_context_manager(api.connect(workspace, **options)) as opened,
     ):
         yield BlockingWorkspace(portal, opened)

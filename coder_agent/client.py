@@ -1,16 +1,14 @@
 """The user's side: find a workspace, join its tailnet, open streams to it.
 
-    async with coder_agent.connect("dev") as workspace:
-        stream = await workspace.open_tcp(8080)
-
-`coder_agent.blocking` is the same for scripts and notebooks.
+Composition root: builds a node from plugins, a control link from URL and token, and joins them. Most programs want
+`coder_agent.connect` (api.py), which reads the user's own configuration first.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -309,28 +307,3 @@ async def _reach(session: _Session, workspace: Workspace) -> None:
             f"{CONNECT_TIMEOUT:g} s",
             hint="run `coder ping` with -v to see which relay and which endpoints were tried",
         ) from None
-
-
-@asynccontextmanager
-async def connect(
-    workspace: str,
-    *,
-    url: str | None = None,
-    token: str | None = None,
-    direct: bool = True,
-    config_file: str | None = None,
-    plugins: Sequence[str] | None = None,
-) -> AsyncIterator[Workspace]:
-    """Connect to a workspace with the user's own configuration: the one call most programs need.
-
-    `workspace` is ``[owner/]name[.agent]``. URL and token default to the environment, the configuration and what
-    `coder login` stored. `direct=False` uses relays only; `plugins` limits which plugins are loaded.
-
-    Raises: ConfigError (not logged in, bad name), and what `open_workspace` raises.
-    """
-    from .compose import compose  # composition pulls in the plugin system: only for those who call this
-
-    composed = compose(config_file=config_file, only=plugins)
-    config = ClientConfig(*composed.credentials(url=url, token=token), composed.node_config(direct=direct))
-    async with open_workspace(config, WorkspaceName.parse(workspace)) as opened:
-        yield opened

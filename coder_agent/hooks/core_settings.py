@@ -50,6 +50,7 @@ class NetworkSettings(BaseModel):
     )
     ca_file: str = Field("", description="PEM file with further CA certificates")
     insecure: bool = Field(False, description="do not verify TLS certificates")
+    vector: bool = Field(True, description="use numpy on the data path where it is installed")
     proxy: str = Field("", description="http:// or socks5:// proxy; empty = as the environment says")
 
 

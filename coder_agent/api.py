@@ -1,0 +1,50 @@
+"""The one call that most programs need.
+
+    async with coder_agent.connect("dev") as workspace:
+        stream = await workspace.open_tcp(8080)
+
+`coder_agent.blocking` is the same for scripts and notebooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from .cli.context import Cli
+from .client import ClientConfig, Workspace, open_workspace
+from .compose import node_config
+from .workspace_name import WorkspaceName
+
+
+@asynccontextmanager
+async def connect(
+    workspace: str,
+    *,
+    url: str | None = None,
+    token: str | None = None,
+    direct: bool = True,
+    config_file: str | None = None,
+    plugins: Sequence[str] | None = None,
+) -> AsyncIterator[Workspace]:
+    """Connect to a workspace as the `coder` command would.
+
+    `workspace` is ``[owner/]name[.agent]``. URL and token default to the environment, the configuration and what
+    `coder login` stored. `direct=False` uses relays only; `plugins` limits which plugins are loaded.
+
+    Raises: ConfigError (not logged in, bad name), ApiError, PeerUnreachable, CoordinationError (see `open_workspace`).
+    """
+    flags = {
+        "url": url,
+        "token": token,
+        "config": config_file,
+        "disable_direct_connections": not direct,
+        "only_plugin": plugins,
+    }
+    async with open_workspace(client_config(Cli("coder", flags)), WorkspaceName.parse(workspace)) as opened:
+        yield opened
+
+
+def client_config(cli: Cli) -> ClientConfig:
+    """What a command's context says about server, credentials and node. Raises ConfigError, PluginError."""
+    return ClientConfig(cli.url(), cli.token(), node_config(cli.host, cli.settings, cli.dial_options()))
