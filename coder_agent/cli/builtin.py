@@ -1,0 +1,27 @@
+"""The core's own commands, through the same hook as everybody else's. Registered even with --no-plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..hooks.interfaces import CommandSpec
+from ..hooks.markers import hookimpl
+
+
+@hookimpl
+def coder_commands() -> Sequence[CommandSpec]:
+    """Sign in, register workspaces, run an agent, look at plugins and configuration."""
+    here = "coder_agent.cli"
+    return [
+        CommandSpec("login", "Sign in to a coder server, or make its first user.", f"{here}.login:login"),
+        CommandSpec("create", "Register a workspace and print its agent's start line.", f"{here}.workspaces:create"),
+        CommandSpec("list", "List workspaces and whether their agents are connected.", f"{here}.workspaces:list_"),
+        CommandSpec("delete", "Remove a workspace.", f"{here}.workspaces:delete"),
+        CommandSpec("run", "Run the agent of a workspace.", f"{here}.agent:run", program="coder-agent"),
+        CommandSpec(
+            "list", "List plugins, with what is wrong with broken ones.", f"{here}.plugins:list_", group="plugins"
+        ),
+        CommandSpec("info", "Tell everything about one plugin.", f"{here}.plugins:info", group="plugins"),
+        CommandSpec("hooks", "List the hooks and who implements them.", f"{here}.plugins:hooks", group="plugins"),
+        CommandSpec("show", "Print the effective configuration.", f"{here}.config:show", group="config"),
+    ]
