@@ -193,7 +193,7 @@ class PluginHost:
         """
         identify = _IDENTITY.get(hook, _by_name)
         offered: dict[tuple[str, ...], str] = {}
-        collected = []
+        collected: list[tuple[tuple[str, ...], int, object]] = []
         for plugin, answer in self._answers(hook, arguments):
             for item in self._items(hook, plugin, answer):
                 try:
@@ -231,9 +231,7 @@ class PluginHost:
         """(plugin, function, argument names): the core's first, then by plugin name; `trylast` ones at the end."""
         builtin = {record.name for record in self.records if record.builtin}
         found = getattr(self._pm.hook, hook).get_hookimpls()
-        found.sort(
-            key=lambda impl: (impl.trylast, not impl.tryfirst, impl.plugin_name not in builtin, impl.plugin_name)
-        )
+        found.sort(key=lambda impl: (impl.trylast, impl.plugin_name not in builtin, impl.plugin_name))
         return [(impl.plugin_name, impl.function, impl.argnames) for impl in found]
 
     def _answers(self, hook: str, arguments: Mapping[str, object]) -> Iterable[tuple[str, object]]:

@@ -59,7 +59,7 @@ class SettingRow:
     origin: Origin
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)  # no repr: raw values may be secrets
 class Settings:
     """The effective configuration. Immutable; `with_flags` makes a stronger copy."""
 

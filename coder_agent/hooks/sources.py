@@ -38,7 +38,7 @@ class Origin:
 DEFAULT = Origin("default")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)  # no repr: it may be a secret
 class Raw:
     """A value as it was found. `text` marks those from the environment: they still have to be split or parsed."""
 
@@ -47,7 +47,7 @@ class Raw:
     text: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)  # no repr: it may hold secrets
 class ConfigFile:
     """The file as read; `path` None when there is none."""
 
@@ -76,7 +76,7 @@ class ConfigFile:
 
 
 def _line_of(text: str, section: tuple[str, ...], key: str) -> int | None:
-    """The line of ``key = …`` inside ``[section]``, or of ``[section.key]``: a search, since tomllib keeps no places."""
+    """The line of ``key = …`` in ``[section]``, or of ``[section.key]``: a search, since tomllib keeps no places."""
     current: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), 1):
         header = re.fullmatch(r"\s*\[\s*([^\[\]]+?)\s*\]\s*(#.*)?", line)
