@@ -54,14 +54,6 @@ class Authenticated:
 
 
 @dataclass(slots=True)
-class Announced:
-    """A handshake initiation from `source` *claims* to come from `peer`, known to us or not. Nothing proves it yet."""
-
-    peer: NodePublic
-    source: Hashable
-
-
-@dataclass(slots=True)
 class Dropped:
     """Something was thrown away. `reason` is a stable kebab-case word, usable as a metric label."""
 
@@ -69,4 +61,4 @@ class Dropped:
     count: int = 1
 
 
-Effect = Transmit | Deliver | SendRaw | SessionReady | Authenticated | Announced | Dropped
+Effect = Transmit | Deliver | SendRaw | SessionReady | Authenticated | Dropped
