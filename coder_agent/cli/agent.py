@@ -1,0 +1,61 @@
+"""`coder-agent run`: be a workspace."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from typing import Annotated
+
+import anyio
+import anyio.abc
+import typer
+
+from .. import __version__
+from ..agent import Agent, AgentConfig
+from ..compose import node_config
+from ..runtime.agent_link import Manifest
+from .context import Cli
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    ctx: typer.Context,
+    tailnet_listen_port: Annotated[
+        int | None, typer.Option(help="fixed UDP port for direct connections [env: CODER_AGENT_TAILNET_LISTEN_PORT]")
+    ] = None,
+) -> None:
+    """Run the agent of a workspace: users reach this machine's loopback ports through it.
+
+    URL and token come from `coder create` (CODER_AGENT_URL, CODER_AGENT_TOKEN or CODER_AGENT_TOKEN_FILE). Stays
+    connected through every failure of network and server; ends on Ctrl-C or SIGTERM.
+    """
+    cli: Cli = ctx.obj
+    settings = cli.settings.with_flags("network", {"listen_port": tailnet_listen_port})
+    config = AgentConfig(
+        url=cli.url(),
+        token=cli.token(),
+        node=node_config(cli.host, settings, cli.dial_options()),
+        services=cli.host.agent_services(settings),
+        version=__version__,
+        on_ready=_ready,
+    )
+    anyio.run(_run, config)
+
+
+def _ready(manifest: Manifest) -> None:
+    log.info("workspace %s/%s is up", manifest.owner_username, manifest.workspace_name)
+
+
+async def _run(config: AgentConfig) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_stop_on_signal, tasks.cancel_scope)
+        await Agent(config).run()
+
+
+async def _stop_on_signal(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.info("stopping: %s", signal.Signals(number).name)
+            scope.cancel()
+            return

@@ -1,0 +1,123 @@
+"""`coder create`, `list` and `delete`: workspaces are registered, not provisioned."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import anyio
+import typer
+
+from ..errors import ApiError
+from ..runtime.http import ApiClient
+from ..workspace_name import WorkspaceName
+from .context import Cli
+from .output import Output, OutputOption, note, print_json, print_table
+
+NameArgument = Annotated[str, typer.Argument(metavar="[OWNER/]WORKSPACE", help="the workspace's name")]
+
+
+def _api(cli: Cli) -> ApiClient:
+    return ApiClient(cli.url(), cli.token(), cli.dial_options())
+
+
+def create(
+    ctx: typer.Context,
+    name: NameArgument,
+    agent: Annotated[str, typer.Option(help="name of its agent")] = "main",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Register a workspace and print the line that starts its agent on the other machine.
+
+    The token is shown this one time; whoever has it can be the workspace's agent.
+    """
+    cli: Cli = ctx.obj
+    wanted = WorkspaceName.parse(name)
+    api = _api(cli)
+    reply = anyio.run(_create, api, wanted, agent)
+    # On one command line for people, but not in the shell's history of the other machine: the variable is a prefix.
+    line = f"CODER_AGENT_URL={shlex.quote(cli.url())} CODER_AGENT_TOKEN={reply['agent_token']} coder-agent run"
+    if output is Output.JSON:
+        print_json({**reply, "command": line})
+        return
+    note(f"Workspace {wanted} is registered. On its machine, run:\n")
+    print(line)
+    note("\nThen `coder ping` and `coder speedtest` reach it. The token is not shown again.")
+
+
+async def _create(api: ApiClient, wanted: WorkspaceName, agent: str) -> dict[str, Any]:
+    path = f"/api/v2/users/{quote(wanted.owner)}/workspaces"
+    reply: dict[str, Any] = await api.post(path, {"name": wanted.workspace, "agent_name": agent})
+    return reply
+
+
+def list_(
+    ctx: typer.Context,
+    everyone: Annotated[bool, typer.Option("--all", "-a", help="also those of other users")] = False,
+    search: Annotated[str, typer.Option(help="as the server understands it: owner:me, name:dev")] = "",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List workspaces and whether their agents are connected."""
+    query = search or ("" if everyone else "owner:me")
+    reply = anyio.run(_api(ctx.obj).get, f"/api/v2/workspaces?q={quote(query)}")
+    workspaces = reply["workspaces"]
+    if output is Output.JSON:
+        print_json(workspaces)
+        return
+    if not workspaces:
+        note("No workspaces found. Register one with `coder create NAME`.")
+        return
+    print_table(["workspace", "agent", "status", "last seen", "created"], [r for w in workspaces for r in _rows(w)])
+
+
+def _rows(workspace: dict[str, Any]) -> list[tuple[str, ...]]:
+    name = f"{workspace['owner_name']}/{workspace['name']}"
+    created = _ago(workspace["created_at"])
+    agents = [agent for resource in workspace["latest_build"]["resources"] for agent in resource["agents"]]
+    if not agents:
+        return [(name, "", "no agent", "", created)]
+    return [(name, a["name"], a["status"], _ago(a.get("last_connected_at")), created) for a in agents]
+
+
+def _ago(time: str | None) -> str:
+    if not time:
+        return "never"
+    seconds = max(0, int((datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
+
+
+def delete(
+    ctx: typer.Context,
+    name: NameArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Remove a workspace: its agent is disconnected and its token stops working."""
+    wanted = WorkspaceName.parse(name)
+    api = _api(ctx.obj)
+    workspace = anyio.run(_find, api, wanted)
+    label = f"{workspace['owner_name']}/{workspace['name']}"
+    if not yes:
+        typer.confirm(f"Remove {label}?", abort=True, err=True)
+    anyio.run(api.delete, f"/api/v2/workspaces/{workspace['id']}")
+    if output is Output.JSON:
+        print_json({"id": workspace["id"], "deleted": label})
+    else:
+        print(f"Workspace {label} is removed.")
+
+
+async def _find(api: ApiClient, wanted: WorkspaceName) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = await api.get(
+            f"/api/v2/users/{quote(wanted.owner)}/workspace/{quote(wanted.workspace)}"
+        )
+    except ApiError as exc:
+        if exc.status != 404:
+            raise
+        raise ApiError(f"workspace {wanted} not found", status=404, hint="see `coder list`") from exc
+    return document

@@ -1,0 +1,1 @@
+"""What carries the tunnel, and why: `coder ping`."""

@@ -1,0 +1,18 @@
+"""Hook implementations only; everything else is imported when used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from coder_agent.hooks import hookimpl
+
+if TYPE_CHECKING:
+    from coder_agent.hooks.interfaces import CommandSpec
+
+
+@hookimpl
+def coder_commands() -> Sequence[CommandSpec]:
+    from coder_agent.hooks.interfaces import CommandSpec
+
+    return [CommandSpec("ping", "Ping a workspace and say what carries the packets.", "coder_agent_diagnostics.cli:ping")]
