@@ -1,0 +1,88 @@
+"""The running server: what its routes and RPCs share. Built by `serving.py`, reached through `deployment(request)`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from uuid import UUID
+
+from starlette.requests import HTTPConnection
+
+from coder_agent.base.node import Node
+from coder_agent.coordination.interface import Coordinator
+from coder_agent.hooks.interfaces import Authenticator, RelayBackend
+from coder_agent.hooks.settings import Settings
+
+from .clients import Clients
+from .derp_map import LiveDerpMap
+from .documents.agents import AgentView
+from .documents.workspaces import TemplateIds
+from .limits import RateLimit
+from .options import ServerOptions
+from .passwords import Passwords
+from .presence import Presence
+from .resume import ResumeTokens
+from .store.database import Database
+from .store.deployment import DeploymentFacts
+from .version import build_version
+
+
+def utc_now() -> datetime:
+    """The wall clock."""
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True)
+class Deployment:
+    """Everything a request may need. `clock` is the wall clock of documents and expiry times."""
+
+    options: ServerOptions
+    settings: Settings
+    access_url: str
+    facts: DeploymentFacts
+    database: Database
+    coordinator: Coordinator
+    derp_map: LiveDerpMap
+    relay: RelayBackend | None = None
+    authenticators: Sequence[Authenticator] = ()
+    clock: Callable[[], datetime] = utc_now
+    passwords: Passwords = field(default_factory=Passwords)
+    presence: Presence = field(init=False)
+    clients: Clients = field(init=False)
+    resume: ResumeTokens = field(init=False)
+    templates: TemplateIds = field(init=False)
+    version: str = field(init=False)
+    api_limit: RateLimit = field(init=False)
+    login_limit: RateLimit = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.presence = Presence(self.clock)
+        self.clients = Clients()
+        self.resume = ResumeTokens(self.facts.resume_key, self.facts.id)
+        self.templates = TemplateIds.of(self.facts.id)
+        self.version = build_version(self.options.name)
+        self.api_limit = RateLimit(self.options.api_rate_limit, time.monotonic)
+        self.login_limit = RateLimit(self.options.login_rate_limit, time.monotonic)
+
+    def view(self) -> AgentView:
+        """The present, for documents about agents."""
+        return AgentView(self.clock(), self.presence.last_seen, self.node_of, self.derp_map.current)
+
+    def node_of(self, peer_id: UUID) -> Node | None:
+        """What a connected peer last published about itself."""
+        return self.coordinator.node(peer_id)
+
+    def remove_agent(self, agent_id: UUID, reason: str) -> None:
+        """The agent is gone for good: its connection and its users' end, and peers drop it at once."""
+        self.presence.close(agent_id, reason)
+        self.coordinator.remove(agent_id, reason)
+        self.clients.close_agent(agent_id, reason)
+
+
+def deployment(connection: HTTPConnection) -> Deployment:
+    """The server that serves this request."""
+    found = connection.app.state.deployment
+    assert isinstance(found, Deployment)
+    return found

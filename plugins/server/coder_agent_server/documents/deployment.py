@@ -1,0 +1,93 @@
+"""Documents about the deployment itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from coder_agent.base.derp_map import to_json
+
+from . import Document, moment
+
+if TYPE_CHECKING:
+    from ..deployment import Deployment
+
+HOME_PAGE = "https://github.com/coder/coder"
+"""`external_url` and `docs_url`: where people may read about what this is compatible with."""
+DOCS_URL = "https://coder.com/docs"
+
+
+def build_info_document(server: Deployment) -> Document:
+    """`GET /buildinfo`. `agent_api_version` is a constant of old; the RPC version is negotiated elsewhere."""
+    return {
+        "external_url": HOME_PAGE,
+        "version": server.version,
+        "dashboard_url": server.access_url,
+        "telemetry": False,
+        "workspace_proxy": False,
+        "agent_api_version": "1.0",
+        "provisioner_api_version": "1.0",
+        "upgrade_message": "",
+        "deployment_id": str(server.facts.id),
+        "webpush_public_key": "",
+    }
+
+
+def connection_document(server: Deployment) -> Document:
+    """What a client needs to build its side of the tailnet."""
+    return {
+        "derp_map": to_json(server.derp_map.current),
+        "derp_force_websockets": server.options.relay.force_websockets,
+        "disable_direct_connections": server.options.block_direct,
+        "hostname_suffix": server.options.hostname_suffix,
+    }
+
+
+def regions_document(server: Deployment) -> Document:
+    """`GET /regions`: the server itself, `primary`, is the only one."""
+    return {
+        "regions": [
+            {
+                "id": str(server.facts.id),
+                "name": "primary",
+                "display_name": "Default",
+                "icon_url": "/emojis/1f3e1.png",
+                "healthy": True,
+                "path_app_url": server.access_url,
+                "wildcard_hostname": "",
+            }
+        ]
+    }
+
+
+def ssh_document(server: Deployment) -> Document:
+    """What `coder config-ssh` writes."""
+    return {
+        "hostname_prefix": server.options.hostname_prefix,
+        "hostname_suffix": server.options.hostname_suffix,
+        "ssh_config_options": {},
+    }
+
+
+def appearance_document() -> Document:
+    """Names and banners: none of our own."""
+    return {
+        "application_name": "",
+        "logo_url": "",
+        "docs_url": DOCS_URL,
+        "service_banner": {"enabled": False},
+        "announcement_banners": [],
+        "support_links": [],
+    }
+
+
+def entitlements_document(server: Deployment) -> Document:
+    """There are no licences here: nothing is switched off for want of one."""
+    return {
+        "features": {},
+        "warnings": [],
+        "errors": [],
+        "has_license": False,
+        "trial": False,
+        "require_telemetry": False,
+        "refreshed_at": moment(server.clock()),
+    }

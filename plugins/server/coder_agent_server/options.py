@@ -1,0 +1,201 @@
+"""Settings as checked values: every fault is found here, before anything is opened."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from coder_agent.errors import ConfigError
+
+from .settings import ServerSettings
+
+STUN_PORT = 3478
+"""RFC 8489 §18.6."""
+DISABLE = "disable"
+
+
+class HostPort(NamedTuple):
+    """Where to listen or whom to ask."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class AccessUrl(NamedTuple):
+    """The server's one address, taken apart."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def text(self) -> str:
+        """``scheme://host[:port]`` without a trailing slash; the port only where it is not the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = {"http": 80, "https": 443}[self.scheme]
+        return f"{self.scheme}://{host}" + ("" if self.port == default else f":{self.port}")
+
+
+@dataclass(frozen=True, slots=True)
+class TlsOptions:
+    """Where HTTPS listens, with what."""
+
+    address: HostPort
+    cert_file: Path
+    key_file: Path
+
+
+@dataclass(frozen=True, slots=True)
+class RelayOptions:
+    """The embedded relay and what the relay map says."""
+
+    enable: bool
+    region_id: int
+    region_code: str
+    region_name: str
+    stun_addresses: tuple[HostPort, ...]
+    force_websockets: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """Everything a server is started with. `stun_address` None = no embedded responder."""
+
+    name: str
+    access_url: AccessUrl | None
+    http_address: HostPort | None
+    tls: TlsOptions | None
+    data_dir: Path
+    relay: RelayOptions
+    block_direct: bool
+    stun_address: HostPort | None
+    stun_address_is_default: bool
+    hostname_prefix: str
+    hostname_suffix: str
+    secure_cookie: bool
+    api_rate_limit: int
+    login_rate_limit: int
+    session_duration: timedelta
+
+    @property
+    def database_path(self) -> Path:
+        """The SQLite file."""
+        return self.data_dir / "coder.db"
+
+
+def resolve_options(settings: ServerSettings, default_data_dir: Callable[[], Path]) -> ServerOptions:
+    """Check `settings`. Raises ConfigError naming the setting and what would be right."""
+    http = parse_address("http_address", settings.http_address) if settings.http_address else None
+    tls = _tls(settings)
+    if http is None and tls is None:
+        raise ConfigError("nothing to listen on: http_address is empty and TLS is off", hint="set --http-address")
+    listen = http or (tls.address if tls else None)
+    assert listen is not None
+    stun, is_default = _stun(settings, listen)
+    return ServerOptions(
+        name=settings.name,
+        access_url=parse_access_url(settings.access_url) if settings.access_url else None,
+        http_address=http,
+        tls=tls,
+        data_dir=Path(settings.data_dir).expanduser() if settings.data_dir else default_data_dir(),
+        relay=_relay(settings),
+        block_direct=settings.block_direct_connections,
+        stun_address=stun,
+        stun_address_is_default=is_default,
+        hostname_prefix=settings.ssh_hostname_prefix,
+        hostname_suffix=settings.workspace_hostname_suffix.strip("."),
+        secure_cookie=settings.secure_auth_cookie,
+        api_rate_limit=settings.api_rate_limit,
+        login_rate_limit=settings.login_rate_limit,
+        session_duration=timedelta(hours=max(1, settings.session_duration_hours)),
+    )
+
+
+def parse_access_url(text: str) -> AccessUrl:
+    """Read the access URL. Raises ConfigError."""
+    hint = "write it like https://coder.example.com or http://10.0.0.5:3000"
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as exc:
+        raise ConfigError(f"access_url: {text!r} is not a URL: {exc}", hint=hint) from exc
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"access_url: {text!r} is not an http or https URL", hint=hint)
+    if parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None:
+        raise ConfigError(f"access_url: {text!r} has more than a scheme, a host and a port", hint=hint)
+    return AccessUrl(parts.scheme, parts.hostname, port or {"http": 80, "https": 443}[parts.scheme])
+
+
+def parse_address(setting: str, text: str, default_port: int | None = None) -> HostPort:
+    """Read ``host:port``, ``[v6]:port`` or ``:port`` (all addresses). Raises ConfigError naming `setting`."""
+    host, colon, port = text.rpartition(":")
+    if default_port is not None and (not colon or (":" in host and not host.startswith("["))):
+        host, port = text, str(default_port)
+    bracketed = host.startswith("[") and host.endswith("]")
+    bare = host[1:-1] if bracketed else host
+    if not port.isascii() or not port.isdigit() or int(port) > 65535 or (":" in bare and not bracketed):
+        raise ConfigError(f"{setting}: {text!r} is not host:port", hint="for example 127.0.0.1:3000 or [::]:3000")
+    return HostPort(bare or "0.0.0.0", int(port))
+
+
+def _tls(settings: ServerSettings) -> TlsOptions | None:
+    cert, key = settings.tls_cert_file, settings.tls_key_file
+    if bool(cert) != bool(key):
+        given, missing = ("tls_cert_file", "tls_key_file") if cert else ("tls_key_file", "tls_cert_file")
+        raise ConfigError(f"{given} is set, {missing} is not", hint="TLS needs both files")
+    if not settings.tls_enable:
+        return None
+    if not cert:
+        raise ConfigError(
+            "tls_enable is on, but there is no certificate", hint="set --tls-cert-file and --tls-key-file"
+        )
+    for setting, name in (("tls_cert_file", cert), ("tls_key_file", key)):
+        if not Path(name).is_file():
+            raise ConfigError(f"{setting}: there is no file {name}")
+    return TlsOptions(parse_address("tls_address", settings.tls_address), Path(cert), Path(key))
+
+
+def _relay(settings: ServerSettings) -> RelayOptions:
+    if not 1 <= settings.derp_server_region_id < 1 << 16:
+        raise ConfigError(f"derp_server_region_id: {settings.derp_server_region_id} is not in 1…65535")
+    return RelayOptions(
+        enable=settings.derp_server_enable,
+        region_id=settings.derp_server_region_id,
+        region_code=settings.derp_server_region_code,
+        region_name=settings.derp_server_region_name,
+        stun_addresses=_stun_servers(settings.derp_server_stun_addresses),
+        force_websockets=settings.derp_force_websockets,
+    )
+
+
+def _stun_servers(texts: Sequence[str]) -> tuple[HostPort, ...]:
+    wanted = [part.strip() for text in texts for part in text.split(",") if part.strip()]
+    if DISABLE in wanted:
+        return ()
+    return tuple(parse_address("derp_server_stun_addresses", text, STUN_PORT) for text in wanted)
+
+
+def _stun(settings: ServerSettings, listen: HostPort) -> tuple[HostPort | None, bool]:
+    if settings.stun_address == DISABLE or settings.block_direct_connections:
+        return None, False
+    if settings.stun_address:
+        return parse_address("stun_address", settings.stun_address, STUN_PORT), False
+    return HostPort(listen.host, STUN_PORT), True
+
+
+def is_only_local(url: AccessUrl) -> bool:
+    """Does the access URL's host lead to this machine only? A name that does not resolve is somebody else's affair."""
+    try:
+        found = {str(info[4][0]) for info in socket.getaddrinfo(url.host, None, type=socket.SOCK_STREAM)}
+    except OSError:
+        return False
+    return bool(found) and all(ip_address(address.partition("%")[0]).is_loopback for address in found)

@@ -1,0 +1,44 @@
+"""The section ``[plugins.server]``: as written by people, in Coder's words. options.py turns it into values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+def _setting(default: Any, env: str, description: str) -> Any:
+    return Field(default, description=description, json_schema_extra={"env": env})
+
+
+class ServerSettings(BaseModel):
+    """What `coder server` can be told. Flags have the same names with dashes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    access_url: str = _setting("", "CODER_ACCESS_URL", "The URL at which users and agents reach this server.")
+    http_address: str = _setting("127.0.0.1:3000", "CODER_HTTP_ADDRESS", "host:port for HTTP; empty = no HTTP.")
+    tls_enable: bool = _setting(False, "CODER_TLS_ENABLE", "Serve HTTPS too.")
+    tls_address: str = _setting("127.0.0.1:3443", "CODER_TLS_ADDRESS", "host:port for HTTPS.")
+    tls_cert_file: str = _setting("", "CODER_TLS_CERT_FILE", "PEM file: certificate, then its chain.")
+    tls_key_file: str = _setting("", "CODER_TLS_KEY_FILE", "PEM file: the certificate's private key.")
+    data_dir: str = _setting("", "CODER_DATA_DIR", "Folder for the database.")
+    name: str = _setting("coder-agent", "CODER_SERVER_NAME", "Name in the version and on the status page.")
+    derp_server_enable: bool = _setting(True, "CODER_DERP_SERVER_ENABLE", "Serve the embedded relay at /derp.")
+    derp_server_region_id: int = _setting(999, "CODER_DERP_SERVER_REGION_ID", "Region id of the embedded relay.")
+    derp_server_region_code: str = _setting("coder", "CODER_DERP_SERVER_REGION_CODE", "Its short name.")
+    derp_server_region_name: str = _setting("Coder Embedded Relay", "CODER_DERP_SERVER_REGION_NAME", "Its name.")
+    derp_server_stun_addresses: list[str] = _setting(
+        [], "CODER_DERP_SERVER_STUN_ADDRESSES", "STUN servers (host:port) for clients; default none: no calls outside."
+    )
+    derp_force_websockets: bool = _setting(False, "CODER_DERP_FORCE_WEBSOCKETS", "Everybody relays over WebSocket.")
+    block_direct_connections: bool = _setting(False, "CODER_BLOCK_DIRECT", "Relay only, for everybody.")
+    stun_address: str = _setting(
+        "", "CODER_STUN_ADDRESS", "host:port of the embedded STUN responder, or `disable`. Default: HTTP host, port 3478."
+    )
+    ssh_hostname_prefix: str = _setting("coder.", "CODER_SSH_HOSTNAME_PREFIX", "Host prefix that config-ssh writes.")
+    workspace_hostname_suffix: str = _setting("coder", "CODER_WORKSPACE_HOSTNAME_SUFFIX", "Suffix of workspace names.")
+    secure_auth_cookie: bool = _setting(False, "CODER_SECURE_AUTH_COOKIE", "Send the session cookie over HTTPS only.")
+    api_rate_limit: int = _setting(512, "CODER_API_RATE_LIMIT", "Requests per minute and user or IP; negative = off.")
+    login_rate_limit: int = _setting(60, "CODER_LOGIN_RATE_LIMIT", "Sign-ins per minute and IP; negative = off.")
+    session_duration_hours: int = _setting(24, "CODER_SESSION_DURATION_HOURS", "How long an idle session lives.")
