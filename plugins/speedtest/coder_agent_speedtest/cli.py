@@ -19,7 +19,7 @@ from coder_agent.cli.context import Cli
 from coder_agent.cli.durations import format_latency, parse_duration
 from coder_agent.cli.output import Output, OutputOption, note, print_json
 from coder_agent.client import ClientConfig, Workspace, agent_unreachable, open_workspace
-from coder_agent.errors import ConfigError, PeerUnreachable, TransportBroken
+from coder_agent.errors import CoderAgentError, ConfigError, PeerUnreachable, TransportBroken
 from coder_agent.workspace_name import WorkspaceName
 
 from .pcap import PcapWriter
@@ -163,7 +163,7 @@ async def _watch_agent(workspace: Workspace) -> None:
         await anyio.sleep(AGENT_CHECK)
         try:
             agent = await workspace.refresh_agent()
-        except Exception:  # the server restarts: the test goes on without it
+        except CoderAgentError:  # the server restarts: the test goes on without it
             continue
         if agent.status != "connected":
             raise agent_unreachable(agent)
