@@ -2,7 +2,7 @@
 
     python scripts/bench_udp.py [--seconds 2] [--size 1312] [--burst 49]
 
-Sender and receiver share one process and one event loop, so the figures are for both directions' work on one core. Not a
+Sender and receiver share one process and one event loop: the figures are for both directions on one core. Not a
 test: read the ratios.
 """
 

@@ -15,16 +15,24 @@ class UdpSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    port: int = Field(0, ge=0, le=65535, description="local UDP port; 0 = any. Taken: any other is used instead")
-    ipv4: bool = Field(True, description="use IPv4")
-    ipv6: bool = Field(True, description="use IPv6; a host without it is no error")
-    offload: Literal["auto", "off"] = Field(
-        "auto", description="off = one system call per packet, as without a kernel's help"
+    port: int = Field(
+        default=0, ge=0, le=65535, description="local UDP port; 0 = any. Taken: any other is used instead"
     )
-    gso: bool = Field(True, description="with offload = auto: let the kernel cut a burst into packets (Linux 4.18)")
-    gro: bool = Field(True, description="with offload = auto: let the kernel hand over packets in bursts (Linux 5.0)")
-    receive_buffer: int = Field(BUFFER_BYTES, ge=4096, description="receive buffer to ask the kernel for, bytes")
-    send_buffer: int = Field(BUFFER_BYTES, ge=4096, description="send buffer to ask the kernel for, bytes")
+    ipv4: bool = Field(default=True, description="use IPv4")
+    ipv6: bool = Field(default=True, description="use IPv6; a host without it is no error")
+    offload: Literal["auto", "off"] = Field(
+        default="auto", description="off = one system call per packet, as without a kernel's help"
+    )
+    gso: bool = Field(
+        default=True, description="with offload = auto: let the kernel cut a burst into packets (Linux 4.18)"
+    )
+    gro: bool = Field(
+        default=True, description="with offload = auto: let the kernel hand over packets in bursts (Linux 5.0)"
+    )
+    receive_buffer: int = Field(
+        default=BUFFER_BYTES, ge=4096, description="receive buffer to ask the kernel for, bytes"
+    )
+    send_buffer: int = Field(default=BUFFER_BYTES, ge=4096, description="send buffer to ask the kernel for, bytes")
 
     @property
     def use_gso(self) -> bool:
