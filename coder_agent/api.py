@@ -34,7 +34,7 @@ async def connect(
 
     Raises: ConfigError (not logged in, bad name), ApiError, PeerUnreachable, CoordinationError (see `open_workspace`).
     """
-    flags = {
+    flags: dict[str, object] = {
         "url": url,
         "token": token,
         "config": config_file,

@@ -17,7 +17,7 @@ from typing import Any
 
 import anyio
 import anyio.from_thread
-from anyio.abc import BlockingPortal
+from anyio.from_thread import BlockingPortal
 
 from . import api, client
 from .magicsock.core import PathStatus

@@ -198,9 +198,7 @@ class _Session:
         self._agent = agent
         self._changed = anyio.Event()
         self.peers = PeerBook(node, changed=self._peer_changed)
-        self.link = ControlLink(
-            config.url, config.token, mode=ClientMode(agent.id), sink=self, dial=config.node.dial
-        )
+        self.link = ControlLink(config.url, config.token, mode=ClientMode(agent.id), sink=self, dial=config.node.dial)
         self.link.add_tunnel(agent.id)
         node.on_self_changed = self.link.update_self
         self.link.update_self(node.self_node())

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address, IPv6Network
-from typing import Literal
+from typing import Literal, TypeVarTuple, Unpack
 
 import anyio
 import anyio.abc
@@ -49,6 +49,7 @@ from .runtime.engine import Cores, Engine, Tap
 from .runtime.streams import TunnelStream
 
 log = logging.getLogger(__name__)
+Ts = TypeVarTuple("Ts")
 
 HOME_PATIENCE = 1.0
 """Seconds to wait for a first latency before a home region is chosen without one."""
@@ -269,7 +270,7 @@ class TailnetNode:
         request.reject(self.engine.now())
         self.engine.kick()
 
-    def start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
+    def start_soon(self, function: Callable[[Unpack[Ts]], Awaitable[object]], *args: *Ts) -> None:
         """Run a task that ends with the node."""
         assert self._tasks is not None
         self._tasks.start_soon(function, *args)
@@ -315,9 +316,7 @@ class TailnetNode:
         """The path core changed its mind about a peer."""
         self._path_changed.set()
         self._path_changed = anyio.Event()
-        self._emit(
-            PathChanged(update.peer, update.kind, update.path, update.previous, update.reason, update.latency)
-        )
+        self._emit(PathChanged(update.peer, update.kind, update.path, update.previous, update.reason, update.latency))
 
     def pong_received(self, pong: PongReceived) -> None:
         """A ping of `ping` was answered."""

@@ -14,11 +14,7 @@ RELATIVE_HYSTERESIS = 2 / 3
 
 def may_be_home(region: DerpRegion) -> bool:
     """A region without a relay, or one that asks not to be home, never is."""
-    return (
-        not region.avoid
-        and not region.no_measure_no_home
-        and any(not node.stun_only for node in region.nodes)
-    )
+    return not region.avoid and not region.no_measure_no_home and any(not node.stun_only for node in region.nodes)
 
 
 def choose_home(derp_map: DerpMap, latency: Mapping[int, float], current: int) -> int:

@@ -9,9 +9,9 @@ from typing import Literal
 import anyio
 
 from ..base.addresses import AddrPort
+from ..base.burst import Burst
 from ..base.derp_map import DerpMap
 from ..base.paths import UdpPath
-from ..base.burst import Burst
 from ..hooks.interfaces import Candidate, CandidateKind, CandidateSource, DirectTransport
 
 log = logging.getLogger(__name__)
@@ -28,9 +28,7 @@ class CandidateHub:
     for. `measured` is called when a latency or the kind of our NAT became known.
     """
 
-    def __init__(
-        self, direct: DirectTransport, changed: Callable[[], None], measured: Callable[[], None]
-    ) -> None:
+    def __init__(self, direct: DirectTransport, changed: Callable[[], None], measured: Callable[[], None]) -> None:
         self.direct = direct
         self.map = DerpMap()
         self.mapping_varies: bool | None = None

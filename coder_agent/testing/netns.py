@@ -159,10 +159,7 @@ class Lab:
         number = next(self._subnets)
         v4 = IPv4Network(net4 or f"10.77.{number}.0/24")
         v6 = IPv6Network(net6 or f"fd77:{number:x}::/64")
-        if len(hosts) == 2:
-            ends = self._veth(hosts[0], hosts[1], mtu)
-        else:
-            ends = self._bridge(hosts, mtu)
+        ends = self._veth(hosts[0], hosts[1], mtu) if len(hosts) == 2 else self._bridge(hosts, mtu)
         for index, (host, device) in enumerate(zip(hosts, ends, strict=True)):
             address4, address6 = str(v4[first + index]), str(v6[first + index])
             host.run("ip", "address", "add", f"{address4}/{v4.prefixlen}", "dev", device)

@@ -81,25 +81,32 @@ class _Run:
     summary: Summary = field(default_factory=Summary)
     pongs: list[dict[str, object]] = field(default_factory=list)
     _direct_said: bool = False
+    _pinging: anyio.CancelScope | None = None
 
     async def run(self) -> None:
         """Connect, explain, ping until the count is reached or a signal comes."""
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_stop_on_signal, tasks.cancel_scope)
+            tasks.start_soon(self._stop_on_signal, tasks.cancel_scope)
             async with open_workspace(self.config, WorkspaceName.parse(self.options.name)) as workspace:
-                started = anyio.current_time()
-                for line in peer_lines(workspace):
-                    if self.options.verbose:
+                if self.options.verbose:
+                    for line in peer_lines(workspace):
                         note(line)
-                await self._loop(workspace, started)
-                with anyio.CancelScope(shield=True):
-                    self._conclude(workspace)
+                await self._loop(workspace)
+                self._conclude(workspace)
             tasks.cancel_scope.cancel()
+        if not self.summary.total:  # interrupted before the first ping
+            raise KeyboardInterrupt
 
-    async def _loop(self, workspace: Workspace, started: float) -> None:
-        sequence = 0
-        with anyio.CancelScope() as scope:
-            while not scope.cancel_called:
+    async def _stop_on_signal(self, everything: anyio.CancelScope) -> None:
+        """Ctrl-C ends the pinging, not the report about it; before the first ping it ends everything."""
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                (self._pinging or everything).cancel()
+
+    async def _loop(self, workspace: Workspace) -> None:
+        started, sequence = anyio.current_time(), 0
+        with anyio.CancelScope() as self._pinging:
+            while True:
                 sequence += 1
                 try:
                     pong = await workspace.ping(timeout=self.options.timeout)
@@ -165,11 +172,3 @@ def _print_summary(name: str, summary: Summary) -> None:
     times = [format_latency(t) if summary.successful else "-" for t in (summary.minimum, summary.mean, summary.maximum)]
     variance = f"{summary.variance * 1e6:.3f}ms²" if summary.successful > 1 else "-"
     print_table(columns, [[name, summary.total, summary.successful, *times, variance]])
-
-
-async def _stop_on_signal(scope: anyio.CancelScope) -> None:
-    """Ctrl-C ends the pinging, not the report about it."""
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            scope.cancel()
-            return

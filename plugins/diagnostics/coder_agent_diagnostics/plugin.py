@@ -15,4 +15,4 @@ if TYPE_CHECKING:
 def coder_commands() -> Sequence[CommandSpec]:
     from coder_agent.hooks.interfaces import CommandSpec
 
-    return [CommandSpec("ping", "Ping a workspace and say what carries the packets.", "coder_agent_diagnostics.cli:ping")]
+    return [CommandSpec("ping", "Ping a workspace and say which path it took.", "coder_agent_diagnostics.cli:ping")]

@@ -1,7 +1,7 @@
 """Writes what a node's tap sees as a capture file that tcpdump and Wireshark read without a plug-in.
 
-Layout: classic pcap, microseconds, LINKTYPE_RAW (101): each record is one inner IP packet. Disco messages travel outside
-the tunnel and have no inner header; each is wrapped in IPv6 + UDP between ``::`` and ``::``, port 41641.
+Layout: classic pcap, microseconds, LINKTYPE_RAW (101): each record is one inner IP packet. Disco messages travel
+outside the tunnel and have no inner header; each is wrapped in IPv6 + UDP between ``::`` and ``::``, port 41641.
 """
 
 from __future__ import annotations
