@@ -1,0 +1,62 @@
+"""Rules for every test of the repository, the plugins' included.
+
+* anyio tests run on asyncio, the backend that the data path is tuned for.
+* In CI (``CI=true``) a test that needs a foreign program or a network namespace may not be skipped: a skip fails.
+* With ``pytest -n``, tests on real programs and kernels share one worker, so that they do not disturb each other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+SYSTEM_MARKERS = ("foreign", "netns", "slow")
+NEVER_SKIPPED_IN_CI = ("foreign", "netns")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may be a user of the program: their server, token and plugins are not ours."""
+    for name in [name for name in os.environ if name.startswith("CODER_")]:
+        monkeypatch.delenv(name)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(item.get_closest_marker(name) for name in SYSTEM_MARKERS):
+            item.add_marker(pytest.mark.xdist_group("system"))
+
+
+def _in_ci() -> bool:
+    return os.environ.get("CI", "").lower() in ("1", "true")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    marked = any(item.get_closest_marker(name) for name in NEVER_SKIPPED_IN_CI)
+    if report.skipped and marked and _in_ci() and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} may not be skipped in CI: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A module that skips itself while it is imported hides its markers with it."""
+    report = yield
+    if report.skipped and _in_ci():
+        report.outcome = "failed"
+        report.longrepr = f"{collector.nodeid} may not skip itself in CI: {report.longrepr}"
+    return report
