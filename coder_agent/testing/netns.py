@@ -5,7 +5,8 @@
         lab.switch(server, client)                  # one Ethernet, 10.77.0.1/24 and 10.77.0.2/24, fd77::1, fd77::2
         process = server.spawn("coder", "server")
 
-Names are unique per laboratory, so several can run at once; everything goes when the context ends, also after a failure.
+Names are unique per laboratory, so several can run at once; everything goes when the context ends, even after a
+failure.
 Traffic never leaves the namespaces.
 """
 
