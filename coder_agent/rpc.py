@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from .protocols.yamux import YamuxSettings
+from .runtime.coordinate_service import coordinate_handler
 from .runtime.rpc import ByteStream, Handler, Handlers, RpcConnection, streaming, unary
 from .runtime.rpc_stream import RpcError, RpcStream
 
@@ -17,6 +18,7 @@ __all__ = [
     "RpcError",
     "RpcStream",
     "YamuxSettings",
+    "coordinate_handler",
     "streaming",
     "unary",
 ]
