@@ -21,7 +21,7 @@ from ..base.keys import NodePublic
 from ..base.paths import DerpPath, Path, UdpPath
 from ..hooks.interfaces import DirectTransport, RelayTransport, Transport
 from ..magicsock.core import Magicsock, Route
-from ..magicsock.demux import PacketKind, classify
+from ..magicsock.demux import PacketKind, classify, classify_burst
 from ..magicsock.effects import EndpointsWanted, PathUpdate, PingLost, PongReceived
 from ..protocols.effects import Authenticated, Deliver, Dropped, SendRaw, SessionReady, Transmit
 from ..protocols.netstack.stack import Stack
@@ -98,26 +98,16 @@ class Engine:
     # ------------------------------------------------------------ from transports (PacketSink)
 
     def on_burst(self, burst: Burst, path: Path) -> None:
-        """One received burst. Rows of one burst share size and source, so its first row tells what it is; only a
-        shorter last row can be of another kind (a disco ping behind full-size data)."""
+        """One received burst; almost always all of one kind."""
         now = self._scheduler.time()
-        first = classify(burst.row(0))
-        if first is PacketKind.WIREGUARD:
-            if burst.last != burst.length and classify(burst.row(burst.count - 1)) is not PacketKind.WIREGUARD:
-                tail = bytes(burst.row(burst.count - 1))
-                burst = Burst(
-                    burst.buffer, burst.base, burst.stride, burst.count - 1, burst.length, burst.length, burst.headroom
-                )
-                self._receive_wireguard(burst, path, now)
-                self._receive_control(tail, path, now)
+        if classify_burst(burst) is PacketKind.WIREGUARD:
+            self._receive_wireguard(burst, path, now)
+            return
+        for row in burst.rows():
+            if classify(row) is PacketKind.WIREGUARD:
+                self._receive_wireguard(Burst.of(row), path, now)
             else:
-                self._receive_wireguard(burst, path, now)
-        else:
-            for row in burst.rows():
-                if classify(row) is PacketKind.WIREGUARD:
-                    self._receive_wireguard(Burst.of(row), path, now)
-                else:
-                    self._receive_control(bytes(row), path, now)
+                self._receive_control(bytes(row), path, now)
 
     def on_drained(self) -> None:
         """A transport's wake-up is over: the application runs first, so that its answer carries the ACK."""
@@ -141,7 +131,8 @@ class Engine:
         """A telling send error: the path core forgets that path."""
         self.counters["path-error"] += 1
         log.debug("send by %s failed: %s", path, error)
-        self.magicsock.send_failed(path, self._scheduler.time())
+        now = self._scheduler.time()
+        self._carry_out(self.magicsock.send_failed(path, now), None, now)
 
     # ------------------------------------------------------------ from the node
 
