@@ -131,6 +131,11 @@ class DerpClient:
         return self.state is ClientState.READY
 
     @property
+    def home(self) -> bool:
+        """What `note_preferred` was told last."""
+        return bool(self._home)
+
+    @property
     def malformed(self) -> int:
         """Frames skipped because their size was wrong."""
         return self._stream.malformed

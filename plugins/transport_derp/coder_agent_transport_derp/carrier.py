@@ -1,0 +1,160 @@
+"""How the DERP byte stream gets through HTTP: by `Upgrade: DERP`, or as a WebSocket with subprotocol ``derp``.
+
+Both are sans-IO: `request()` goes out first, `receive()` turns what comes back into DERP bytes.
+
+Source: tailscale derp/derphttp/derphttp_client.go @de9ec7ee; the fall-back is Coder's (coder/tailscale, same file).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import h11
+from websockets.client import ClientProtocol
+from websockets.exceptions import WebSocketException
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Response
+from websockets.protocol import State
+from websockets.typing import Subprotocol
+from websockets.uri import parse_uri
+
+from coder_agent.errors import RemoteProtocolError, TransportBroken
+
+USER_AGENT = "coder-agent"
+MAX_MESSAGE_BYTES = 2 << 20
+"""Largest WebSocket message accepted: twice the largest DERP frame."""
+
+
+class UpgradeRefused(TransportBroken):
+    """Whatever answers at this address does not let `Upgrade: DERP` through; a WebSocket may pass."""
+
+
+class Carrier(Protocol):
+    """One way through HTTP."""
+
+    @property
+    def raw(self) -> bool:
+        """True once bytes pass unchanged in both directions: `receive` and `wrap` need not be called any more."""
+        ...
+
+    @property
+    def open(self) -> bool:
+        """True once the server accepted and DERP bytes may be sent."""
+        ...
+
+    def request(self) -> bytes:
+        """What to send first."""
+        ...
+
+    def receive(self, data: bytes) -> list[bytes]:
+        """DERP bytes in `data`. Raises UpgradeRefused, TransportBroken, RemoteProtocolError."""
+        ...
+
+    def wrap(self, data: bytes | memoryview) -> list[bytes]:
+        """`data` as it must be written; empty `data` = only what the carrier itself has to say."""
+        ...
+
+
+class UpgradeCarrier:
+    """`GET /derp` with `Upgrade: DERP`: nothing but the head, then bare DERP."""
+
+    def __init__(self, host: str, headers: Mapping[str, str]) -> None:
+        self._http = h11.Connection(h11.CLIENT)
+        self._headers = [("Host", host), ("Upgrade", "DERP"), ("Connection", "Upgrade"), ("User-Agent", USER_AGENT)]
+        self._headers += list(headers.items())
+        self.raw = False
+
+    @property
+    def open(self) -> bool:
+        """True behind the 101 answer."""
+        return self.raw
+
+    def request(self) -> bytes:
+        """The request head."""
+        head = self._http.send(h11.Request(method="GET", target="/derp", headers=self._headers))
+        return (head or b"") + (self._http.send(h11.EndOfMessage()) or b"")
+
+    def receive(self, data: bytes) -> list[bytes]:
+        """Read the answer's head; bytes that were read with it already belong to DERP."""
+        try:
+            self._http.receive_data(data)
+            event = self._http.next_event()
+        except h11.ProtocolError as exc:
+            raise UpgradeRefused("the relay's answer is not HTTP/1.1") from exc
+        if event is h11.NEED_DATA:
+            return []
+        if isinstance(event, h11.InformationalResponse) and event.status_code == 101:
+            self.raw = True
+            trailing, _ = self._http.trailing_data
+            return [trailing] if trailing else []
+        if isinstance(event, h11.Response):
+            raise _refusal(event.status_code)
+        raise TransportBroken("the relay closed the connection instead of answering the upgrade")
+
+    def wrap(self, data: bytes | memoryview) -> list[bytes]:
+        """Unchanged."""
+        return [bytes(data)] if data else []
+
+
+def _refusal(status: int) -> TransportBroken:
+    """5xx is a server in trouble and may pass; anything else says that the upgrade does not get through."""
+    if 500 <= status <= 599:
+        return TransportBroken(f"the relay answered HTTP {status}")
+    return UpgradeRefused(f"HTTP {status} instead of a protocol upgrade")
+
+
+class WebSocketCarrier:
+    """The same byte stream in binary messages, whose boundaries carry no meaning. No compression: it is ciphertext."""
+
+    def __init__(self, host: str, headers: Mapping[str, str], *, secure: bool) -> None:
+        uri = parse_uri(f"{'wss' if secure else 'ws'}://{host}/derp")
+        self._socket = ClientProtocol(uri, subprotocols=[Subprotocol("derp")], max_size=MAX_MESSAGE_BYTES)
+        self._headers = {"User-Agent": USER_AGENT, **headers}
+        self.raw = False
+
+    @property
+    def open(self) -> bool:
+        """True while the WebSocket is established."""
+        return self._socket.state is State.OPEN
+
+    def request(self) -> bytes:
+        """The opening handshake."""
+        request = self._socket.connect()
+        for name, value in self._headers.items():
+            request.headers[name] = value
+        self._socket.send_request(request)
+        return b"".join(self._socket.data_to_send())
+
+    def receive(self, data: bytes) -> list[bytes]:
+        """Payloads of the messages in `data`."""
+        self._socket.receive_data(data)
+        payloads: list[bytes] = []
+        for event in self._socket.events_received():
+            if isinstance(event, Response):
+                self._check(event)
+            elif isinstance(event, Frame):
+                if event.opcode is Opcode.TEXT:
+                    raise RemoteProtocolError("the relay sent a text message")
+                if event.opcode in (Opcode.BINARY, Opcode.CONT):
+                    payloads.append(bytes(event.data))
+        if self._socket.parser_exc is not None:
+            raise RemoteProtocolError(f"the WebSocket broke: {self._socket.parser_exc}") from self._socket.parser_exc
+        return payloads
+
+    def wrap(self, data: bytes | memoryview) -> list[bytes]:
+        """One message per call, and the pongs that WebSocket itself owes."""
+        if data:
+            self._socket.send_binary(data)
+        return [chunk for chunk in self._socket.data_to_send() if chunk]
+
+    def _check(self, response: Response) -> None:
+        failure = self._socket.handshake_exc
+        if failure is not None:
+            raise TransportBroken(f"no WebSocket to the relay: HTTP {response.status_code}: {_words(failure)}")
+        if self._socket.subprotocol != "derp":
+            raise TransportBroken("no WebSocket to the relay: it does not speak the subprotocol derp")
+
+
+def _words(error: Exception) -> str:
+    return str(error) if isinstance(error, WebSocketException) else type(error).__name__

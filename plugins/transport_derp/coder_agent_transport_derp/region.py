@@ -1,0 +1,306 @@
+"""One relay region: its connection while it is wanted, and what waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import anyio
+import anyio.abc
+
+from coder_agent.base.burst import Burst
+from coder_agent.base.derp_map import DerpNode, DerpRegion
+from coder_agent.base.keys import NodePublic
+from coder_agent.base.paths import DerpPath
+from coder_agent.errors import CoderAgentError, ConfigError, TransportBroken, TransportClosed
+from coder_agent.hooks.events import RelayChanged
+from coder_agent.hooks.interfaces import TransportContext
+from coder_agent.protocols.derp.client import ClientEvent, DerpClient, HealthChanged, PeerGone, ServerRestarting
+from coder_agent.protocols.derp.stream import Arena
+
+from .carrier import Carrier, UpgradeCarrier, UpgradeRefused, WebSocketCarrier
+from .connection import RelayConnection
+from .dial import connect, host_header
+from .tls import Trust
+
+LOGIN_BUDGET = 10.0
+"""Seconds for TCP, TLS, HTTP and login together (derphttp_client.go, connect)."""
+STABLE_AFTER = 10.0
+"""A connection that lived this many seconds ends the back-off: one that dies at once must not be redialled at once."""
+BACKOFF_STEP = 0.01
+BACKOFF_CAP = 5.0
+"""Pause after the n-th failure: n² · 10 ms, at most 5 s, times 0.5 to 1.5 (util/backoff)."""
+QUEUE_BYTES = 64 << 10
+QUEUE_BURST_BYTES = 8 << 10
+"""While there is no connection yet: bursts up to 8 KiB (disco, handshakes, first segments) wait, 64 KiB of them."""
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all regions of one transport have in common."""
+
+    context: TransportContext
+    trust: Trust
+    tasks: anyio.abc.TaskGroup
+    arena: Arena = field(default_factory=Arena)
+    counters: Counter[str] = field(default_factory=Counter)
+    websocket_reasons: dict[int, str] = field(default_factory=dict)
+    seen_at: Callable[[NodePublic, int], None] = lambda key, region: None
+    gone_from: Callable[[PeerGone, int], None] = lambda gone, region: None
+    writable: Callable[[], None] = lambda: None
+
+
+class Region:
+    """Dials when somebody sends or when it is home; redials with back-off; goes idle when nobody sends."""
+
+    def __init__(self, definition: DerpRegion, shared: Shared) -> None:
+        self.definition = definition
+        self.id = definition.region_id
+        self.home = False
+        self.connection: RelayConnection | None = None
+        """Set while logged in."""
+        self._shared = shared
+        self._dialling: RelayConnection | None = None
+        self._queue: deque[tuple[Burst, NodePublic]] = deque()
+        self._queued_bytes = 0
+        self._scope: anyio.CancelScope | None = None
+        self._announced = False
+        self._paths: dict[NodePublic, DerpPath] = {}
+
+    # ------------------------------------------------------------ for the transport
+
+    def send(self, burst: Burst, destination: NodePublic) -> bool:
+        """Send now, or dial and remember. False: full."""
+        connection = self.connection
+        if connection is not None and connection.usable:
+            return connection.send(burst, destination)
+        self._enqueue(burst, destination)
+        self.wake()
+        return True
+
+    def set_home(self, home: bool) -> None:
+        """Is this our home region? A home is connected for ever."""
+        self.home = home
+        if self.connection is not None:
+            self.connection.client.note_preferred(home)
+            self.connection.flush()
+        if home:
+            self.wake()
+
+    def wake(self) -> None:
+        """Make sure that somebody is dialling."""
+        if self._scope is None:
+            self._scope = anyio.CancelScope()
+            self._shared.tasks.start_soon(self._run, self._scope)
+
+    def close(self, reason: str) -> None:
+        """Forget the region: its definition changed or vanished, or we stop."""
+        self._drop_queue("region-closed")
+        if self._scope is not None:
+            self._scope.cancel()
+        for connection in (self.connection, self._dialling):
+            if connection is not None:
+                connection.close(TransportClosed(reason))
+        self._down(reason)
+
+    def tick(self, now: float, idle_after: float | None) -> None:
+        """Close what is dead; and, if `idle_after` seconds are given, what nobody needs."""
+        connection = self.connection
+        if connection is None:
+            return
+        if now >= connection.client.deadline():
+            connection.close(TransportBroken("the relay has been silent for too long"))
+        elif idle_after is not None and not self.home and now - connection.written_at >= idle_after:
+            self._shared.counters["idle_closed"] += 1
+            connection.close(TransportClosed("not used any more"))
+
+    # ------------------------------------------------------------ Listener, for the connection
+
+    def packets(self, source: NodePublic, burst: Burst) -> None:
+        """Packets from a peer: pass them on, and remember where the peer was heard."""
+        path = self._paths.get(source)
+        if path is None:
+            if len(self._paths) >= 4096:  # a relay that invents sources must not fill our memory
+                self._paths.clear()
+            path = self._paths[source] = DerpPath(self.id, source)
+            self._shared.seen_at(source, self.id)
+        self._shared.counters["packets_received"] += burst.count
+        self._shared.context.sink.on_burst(burst, path)
+
+    def said(self, event: ClientEvent) -> None:
+        """Whatever else the relay has to say."""
+        match event:
+            case PeerGone():
+                self._paths.pop(event.peer, None)
+                self._shared.gone_from(event, self.id)
+            case HealthChanged():
+                reason = f"the relay reports: {event.problem}" if event.problem else "healthy again"
+                self._shared.context.emit(RelayChanged(self.id, True, reason))
+            case ServerRestarting():
+                self._shared.context.emit(RelayChanged(self.id, True, "the relay is about to restart"))
+
+    def drained(self) -> None:
+        """One wake-up of the connection is over."""
+        self._shared.context.sink.on_drained()
+
+    def writable(self) -> None:
+        """The connection takes bulk again."""
+        self._shared.writable()
+
+    # ------------------------------------------------------------ the task
+
+    async def _run(self, scope: anyio.CancelScope) -> None:
+        failures = 0
+        try:
+            with scope:
+                while self.home or self._queue:
+                    started = anyio.current_time()
+                    reason = await self._live_once()
+                    if reason is None:
+                        continue  # try again at once, by WebSocket
+                    failures = 1 if anyio.current_time() - started >= STABLE_AFTER else failures + 1
+                    if not self.home and not isinstance(reason, TransportClosed):
+                        self._drop_queue("dial-failed")
+                    await anyio.sleep(backoff(failures))
+        finally:
+            self._scope = None
+
+    async def _live_once(self) -> CoderAgentError | None:
+        """Dial, log in, and wait for the end. The answer says why it ended; None = another way is worth a try."""
+        try:
+            with anyio.fail_after(LOGIN_BUDGET):
+                connection = await self._dial()
+        except UpgradeRefused as exc:
+            if self.id not in self._shared.websocket_reasons:
+                self._shared.websocket_reasons[self.id] = exc.message
+                self._down(f"falling back to WebSocket: {exc.message}")
+                return None
+            return self._failed(exc)
+        except TimeoutError:
+            return self._failed(TransportBroken(f"no login within {LOGIN_BUDGET:.0f} s"))
+        except CoderAgentError as exc:
+            return self._failed(exc)
+        self._up(connection)
+        try:
+            await connection.lost.wait()
+        finally:
+            self.connection = None
+            connection.close()
+        assert connection.error is not None
+        self._down(connection.error.message)
+        return connection.error
+
+    def _failed(self, error: CoderAgentError) -> CoderAgentError:
+        self._shared.counters["dial_failures"] += 1
+        self._down(error.message)
+        return error
+
+    async def _dial(self) -> RelayConnection:
+        """Log in at the first node that answers. Raises CoderAgentError."""
+        nodes = [node for node in self.definition.nodes if not node.stun_only]
+        if not nodes:
+            raise TransportBroken("the region has no relay nodes")
+        last: CoderAgentError | None = None
+        for node in nodes:
+            try:
+                return await self._log_in(node, ideal=self.definition.nodes[0])
+            except (UpgradeRefused, ConfigError):
+                raise
+            except CoderAgentError as exc:
+                last = exc
+        assert last is not None
+        raise last
+
+    async def _log_in(self, node: DerpNode, ideal: DerpNode) -> RelayConnection:
+        context = self._shared.context
+        loop = asyncio.get_running_loop()
+        tls, check = (None, None) if node.force_http else self._shared.trust.for_node(node)
+        sock = await connect(node, context.dial)
+        client = DerpClient(context.node_key, rng=os.urandom, now=loop.time(), arena=self._shared.arena)
+        client.note_preferred(self.home)
+        connection = RelayConnection(client, self._carrier(node, ideal), self, check)
+        self._dialling = connection
+        try:
+            await loop.create_connection(
+                lambda: connection, sock=sock, ssl=tls, server_hostname=node.host_name if tls else None
+            )
+        except OSError as exc:  # ssl.SSLError is one
+            sock.close()
+            raise TransportBroken(f"no TLS with {node.host_name}: {exc.strerror or exc}") from exc
+        try:
+            await _first(connection.logged_in, connection.lost)
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            self._dialling = None
+        if connection.error is not None:
+            raise connection.error
+        return connection
+
+    def _carrier(self, node: DerpNode, ideal: DerpNode) -> Carrier:
+        headers = dict(self._shared.context.dial.headers)
+        if node is not ideal:
+            headers["Ideal-Node"] = ideal.name
+        if self._shared.context.force_websockets or self.id in self._shared.websocket_reasons:
+            return WebSocketCarrier(host_header(node), headers, secure=not node.force_http)
+        return UpgradeCarrier(host_header(node), headers)
+
+    def _up(self, connection: RelayConnection) -> None:
+        self.connection = connection
+        self._announced = True
+        self._shared.counters["connects"] += 1
+        if self.home is not connection.client.home:
+            self.set_home(self.home)
+        self._shared.context.emit(RelayChanged(self.id, True, self._shared.websocket_reasons.get(self.id, "")))
+        while self._queue and connection.usable:
+            burst, destination = self._queue.popleft()
+            self._queued_bytes -= burst.size_bytes
+            connection.send(burst, destination)
+        self._shared.writable()
+
+    def _down(self, reason: str) -> None:
+        """Say once that the region is not connected."""
+        if self._announced or self.home:
+            self._announced = False
+            self._shared.context.emit(RelayChanged(self.id, False, reason))
+
+    # ------------------------------------------------------------ the queue before the connection
+
+    def _enqueue(self, burst: Burst, destination: NodePublic) -> None:
+        size = burst.size_bytes
+        if size > QUEUE_BURST_BYTES:
+            self._shared.counters["drop_not_connected"] += burst.count
+            return
+        self._queue.append((burst.copy(), destination))
+        self._queued_bytes += size
+        while self._queued_bytes > QUEUE_BYTES:
+            oldest, _ = self._queue.popleft()
+            self._queued_bytes -= oldest.size_bytes
+            self._shared.counters["drop_queue_full"] += oldest.count
+
+    def _drop_queue(self, reason: str) -> None:
+        self._shared.counters[f"drop_{reason.replace('-', '_')}"] += sum(burst.count for burst, _ in self._queue)
+        self._queue.clear()
+        self._queued_bytes = 0
+
+
+def backoff(failures: int) -> float:
+    """Seconds to wait after so many failures in a row."""
+    return min(BACKOFF_CAP, failures * failures * BACKOFF_STEP) * random.uniform(0.5, 1.5)
+
+
+async def _first(*events: anyio.Event) -> None:
+    """Wait until one of `events` is set."""
+    async with anyio.create_task_group() as tasks:
+
+        async def wait(event: anyio.Event) -> None:
+            await event.wait()
+            tasks.cancel_scope.cancel()
+
+        for event in events:
+            tasks.start_soon(wait, event)

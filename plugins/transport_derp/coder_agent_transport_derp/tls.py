@@ -1,0 +1,111 @@
+"""TLS towards a relay: whom to trust, and whose name must be on the certificate.
+
+Source: tailscale net/tlsdial/tlsdial.go SetConfigExpectedCert, SetConfigExpectedCertHash @de9ec7ee
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ssl
+from collections.abc import Callable
+from datetime import UTC, datetime
+from ipaddress import ip_address
+
+import truststore
+from cryptography import x509
+
+from coder_agent.base.derp_map import DerpNode
+from coder_agent.errors import ConfigError, TransportBroken
+from coder_agent.hooks.interfaces import DialOptions
+
+PIN_PREFIX = "sha256-raw:"
+
+Check = Callable[[ssl.SSLObject], None]
+"""Looks at an established TLS connection before anything is sent on it. Raises TransportBroken."""
+
+
+class Trust:
+    """TLS contexts for one set of dial options; loading the system's certificates costs 20 ms, so they are kept."""
+
+    def __init__(self, dial: DialOptions) -> None:
+        self._dial = dial
+        self._contexts: dict[tuple[bool, bool], ssl.SSLContext] = {}
+
+    def for_node(self, node: DerpNode) -> tuple[ssl.SSLContext, Check | None]:
+        """The context for `node`, and what to check afterwards. Raises ConfigError."""
+        if node.insecure_for_tests or self._dial.insecure:
+            return self._context(verify=False, names=False), None
+        if node.cert_name.startswith(PIN_PREFIX):
+            pin = node.cert_name.removeprefix(PIN_PREFIX)
+            return self._context(verify=False, names=False), lambda tls: check_pin(tls, pin, node.host_name)
+        if node.cert_name and node.cert_name != node.host_name:
+            return self._context(verify=True, names=False), lambda tls: check_name(leaf(tls), node.cert_name)
+        return self._context(verify=True, names=True), None
+
+    def _context(self, *, verify: bool, names: bool) -> ssl.SSLContext:
+        key = (verify, names)
+        context = self._contexts.get(key)
+        if context is None:
+            context = self._contexts[key] = self._make(verify=verify, names=names)
+        return context
+
+    def _make(self, *, verify: bool, names: bool) -> ssl.SSLContext:
+        if not verify:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        else:
+            context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = names
+            if self._dial.ca_file:
+                try:
+                    context.load_verify_locations(self._dial.ca_file)
+                except (OSError, ssl.SSLError) as exc:
+                    raise ConfigError(f"the CA file {self._dial.ca_file} cannot be used: {exc}") from exc
+        context.set_alpn_protocols(["http/1.1"])  # an upgrade does not exist in HTTP/2
+        return context
+
+
+def leaf(tls: ssl.SSLObject) -> x509.Certificate:
+    """The server's certificate. Raises TransportBroken."""
+    der = tls.getpeercert(binary_form=True)
+    if der is None:
+        raise TransportBroken("the relay showed no certificate")
+    return x509.load_der_x509_certificate(der)
+
+
+def check_pin(tls: ssl.SSLObject, pin: str, host: str) -> None:
+    """The certificate must be the pinned one, in date, and made for `host`: a pin replaces only the chain."""
+    certificate = leaf(tls)
+    digest = hashlib.sha256(tls.getpeercert(binary_form=True) or b"").hexdigest()
+    if not hmac.compare_digest(digest, pin):
+        raise TransportBroken(f"the relay's certificate does not match its pin: it is {PIN_PREFIX}{digest}")
+    now = datetime.now(UTC)
+    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+        raise TransportBroken("the relay's pinned certificate is out of date")
+    check_name(certificate, host)
+
+
+def check_name(certificate: x509.Certificate, name: str) -> None:
+    """`name` must be among the certificate's names; ``*.`` stands for one label. Raises TransportBroken."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        raise TransportBroken("the relay's certificate carries no names") from None
+    try:
+        address = ip_address(name)
+    except ValueError:
+        wanted = name.lower().rstrip(".")
+        good = any(_matches(pattern.lower(), wanted) for pattern in names.get_values_for_type(x509.DNSName))
+    else:
+        good = address in names.get_values_for_type(x509.IPAddress)
+    if not good:
+        raise TransportBroken(f"the relay's certificate is not for {name}")
+
+
+def _matches(pattern: str, name: str) -> bool:
+    if pattern.startswith("*."):
+        first, _, rest = name.partition(".")
+        return bool(first) and rest == pattern[2:]
+    return pattern == name
