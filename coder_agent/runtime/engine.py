@@ -8,7 +8,7 @@ application), the application's turn, one `_flush` (ACKs ride on data, ≤ 16 bu
 
 from __future__ import annotations
 
-import asyncio
+import errno
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -36,12 +36,18 @@ PENDING_PER_PEER = 32
 keepalives and the rest of one flush can add to it."""
 
 
+class Timer(Protocol):
+    """What `call_at` returns."""
+
+    def cancel(self) -> None: ...
+
+
 class Scheduler(Protocol):
     """The part of an asyncio loop that the engine uses; tests put a virtual one in its place."""
 
     def time(self) -> float: ...
     def call_soon(self, callback: Callable[[], object], /) -> object: ...
-    def call_at(self, when: float, callback: Callable[[], object], /) -> asyncio.TimerHandle: ...
+    def call_at(self, when: float, callback: Callable[[], object], /) -> Timer: ...
 
 
 class Observer(Protocol):
@@ -90,7 +96,7 @@ class Engine:
         self._observer = observer
         self._scheduler = scheduler
         self._blocked: dict[NodePublic, _Blocked] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self._timer_at = float("inf")
         self._flush_due = False
         self._closed = False
@@ -132,7 +138,8 @@ class Engine:
         self.counters["path-error"] += 1
         log.debug("send by %s failed: %s", path, error)
         now = self._scheduler.time()
-        self._carry_out(self.magicsock.send_failed(path, now), None, now)
+        too_big = error.errno == errno.EMSGSIZE
+        self._carry_out(self.magicsock.send_failed(path, now, too_big=too_big), None, now)
 
     # ------------------------------------------------------------ from the node
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from coder_agent.base.paths import PathKind
 from coder_agent.cli.durations import format_latency
 from coder_agent.client import Workspace
-from coder_agent.magicsock.status import PathStatus
+from coder_agent.node import PathStatus
 
 STALE_HANDSHAKE = 300.0
 """Seconds: an older WireGuard handshake means that nothing has worked lately (keys live for 180 s)."""

@@ -10,6 +10,8 @@ from coder_agent.hooks import hookimpl
 if TYPE_CHECKING:
     from coder_agent.hooks.interfaces import CommandSpec
 
+__coder_api__ = 1
+
 
 @hookimpl
 def coder_commands() -> Sequence[CommandSpec]:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from coder_agent.hooks.interfaces import AgentService, CommandSpec
     from coder_agent.hooks.settings import Settings
 
+__coder_api__ = 1
+
 
 @hookimpl
 def coder_commands() -> Sequence[CommandSpec]:
