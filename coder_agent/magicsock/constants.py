@@ -47,10 +47,11 @@ MAX_LISTED_ENDPOINTS = 64
 for 3600. Tailscale publishes at most some dozens."""
 MAX_SOURCES = 64
 """Addresses remembered per peer for looking up who sent a packet. Ours."""
-CALL_ME_MAYBE_BURST = 10
-"""Call-me-maybes in a row that one peer may send…"""
-CALL_ME_MAYBE_PER_SECOND = 1.0
-"""…and how fast the allowance refills. Ours: each makes us ping up to some 200 addresses of the peer's choice."""
+ALLOWANCE_BURST = 10
+"""Call-me-maybes in a row that we obey from one peer, and incoming pings that we answer with a ping of our own…"""
+ALLOWANCE_PER_SECOND = 1.0
+"""…and how fast either allowance refills. Ours: one call makes us ping some 200 addresses of the peer's choice, and a
+captured ping can be replayed from forged addresses."""
 
 # ------------------------------------------------------------ our own endpoints
 

@@ -41,17 +41,17 @@ class SentPing:
 
 
 @dataclass(slots=True)
-class CallAllowance:
-    """Token bucket for call-me-maybes that we obey."""
+class Allowance:
+    """Token bucket for what a peer can make us do."""
 
-    tokens: float = c.CALL_ME_MAYBE_BURST
+    tokens: float = c.ALLOWANCE_BURST
     at: float = NEVER
 
     def take(self, now: float) -> bool:
         """True if one more is within the allowance."""
         if self.at > NEVER:
-            refilled = self.tokens + (now - self.at) * c.CALL_ME_MAYBE_PER_SECOND
-            self.tokens = min(float(c.CALL_ME_MAYBE_BURST), refilled)
+            refilled = self.tokens + (now - self.at) * c.ALLOWANCE_PER_SECOND
+            self.tokens = min(float(c.ALLOWANCE_BURST), refilled)
         self.at = now
         if self.tokens < 1:
             return False
@@ -70,7 +70,7 @@ class Peer:
     __slots__ = (
         "key", "disco_control", "disco_advertised", "disco",  # keys: from the coordinator, in-band, in use
         "home", "seen_region", "gone_region", "derp_latency",  # relays
-        "candidates", "sent", "calls", "sources",
+        "candidates", "sent", "calls", "ping_backs", "sources",
         "best", "best_at", "trusted_until",
         "last_send", "last_received", "last_full_ping", "heartbeat_at",
         "called_at", "call_due",  # our call-me-maybes: last sent; waiting until
@@ -88,7 +88,8 @@ class Peer:
         self.derp_latency: float | None = None
         self.candidates = CandidateTable()
         self.sent: dict[bytes, SentPing] = {}  # in order of time
-        self.calls = CallAllowance()
+        self.calls = Allowance()
+        self.ping_backs = Allowance()
         self.sources: dict[AddrPort, None] = {}  # in order of learning
         self.best: PathQuality | None = None
         self.best_at = self.trusted_until = NEVER

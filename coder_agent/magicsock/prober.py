@@ -100,6 +100,18 @@ class Prober:
         peer.fast_until = NEVER
         return effects
 
+    def ping_back(self, peer: Peer, path: UdpPath, now: float) -> list[Effect]:
+        """A ping came in while we have packets for the peer but no direct path: the way is open just now, so try it.
+
+        Ours: upstream waits for the next search. Through two home routers the caller's own pings are always lost (they
+        leave before the peer's router is open), so its path would be up to 5 s late.
+        """
+        if peer.heartbeat_at is None or peer.is_trusted(now) or not peer.can_probe:
+            return []
+        if peer.candidates.get(path.addr) is None or not peer.ping_backs.take(now):
+            return []
+        return self.ping(peer, path, Purpose.DISCOVERY, now, c.PADDED_PING_SIZE)[1]
+
     def heartbeat(self, peer: Peer, now: float) -> list[Effect]:
         """Every 3 s while active: ping the best path, and look for others when it is time.
 

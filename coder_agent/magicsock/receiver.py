@@ -69,9 +69,11 @@ class Receiver:
         if not any(new):
             return [Dropped("duplicate-ping")]
         owner = self._owner(allowed, ping)
+        effects = self._prober.pong(owner or allowed[0], path, ping)
         if owner is not None:
             self._peers.learn_source(path.addr, owner, proven=False)
-        return self._prober.pong(owner or allowed[0], path, ping)
+            effects += self._prober.ping_back(owner, path, now)
+        return effects
 
     @staticmethod
     def _owner(peers: list[Peer], ping: disco.Ping) -> Peer | None:
