@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 EMBEDDED_REGION_ID = 999
 """Region id of a coder server's own relay (coder.md §1.1)."""
@@ -50,3 +50,46 @@ class DerpMap:
     regions: Mapping[int, DerpRegion] = field(default_factory=dict)
     region_score: Mapping[int, float] = field(default_factory=dict)
     omit_default_regions: bool = False
+
+
+def merge(*maps: DerpMap) -> DerpMap:
+    """One map out of several (built-in, from a file, from a URL). Raises ValueError if two define the same region."""
+    regions: dict[int, DerpRegion] = {}
+    scores: dict[int, float] = {}
+    for part in maps:
+        for region_id, region in part.regions.items():
+            other = regions.get(region_id)
+            if other is not None:
+                raise ValueError(
+                    f"relay region {region_id} exists twice: {_title(other)} and {_title(region)}; give one another id"
+                )
+            regions[region_id] = region
+        scores.update(part.region_score)
+    return DerpMap(regions, scores, any(part.omit_default_regions for part in maps))
+
+
+def rewrite_embedded(derp_map: DerpMap, scheme: str, host: str, port: int | None) -> DerpMap:
+    """`derp_map` as a viewer must see it who reaches the server at `scheme`://`host`:`port` (None = the scheme's own).
+
+    The server writes its own idea of its address into the embedded region; behind NAT, a tunnel or a port forward that
+    is not where this viewer found it, and the viewer's own address for it is known to work. Other regions, and the
+    embedded region's STUN nodes, stay as they are. Source: coder codersdk/workspacesdk, rewriteDERPMap.
+    """
+    plain = scheme in ("http", "ws")
+    derp_port = port or (80 if plain else 443)
+    regions = dict(derp_map.regions)
+    for region_id, region in derp_map.regions.items():
+        if region.embedded_relay:
+            nodes = tuple(_at(node, host, derp_port, plain) for node in region.nodes)
+            regions[region_id] = replace(region, nodes=nodes)
+    return replace(derp_map, regions=regions)
+
+
+def _at(node: DerpNode, host: str, port: int, plain: bool) -> DerpNode:
+    if node.stun_only:
+        return node
+    return replace(node, host_name=host, derp_port=port, force_http=plain, cert_name="", ipv4="", ipv6="")
+
+
+def _title(region: DerpRegion) -> str:
+    return repr(region.region_name or region.region_code or "unnamed")

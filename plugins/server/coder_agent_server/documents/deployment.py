@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coder_agent.base.derp_map import to_json
+from coder_agent.base.derp_map_json import to_json
 
 from . import Document, moment
 
