@@ -1,0 +1,29 @@
+"""Hooks of NAT traversal. Nothing heavy is imported before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from coder_agent.hooks import SettingsSpec, hookimpl
+
+if TYPE_CHECKING:
+    from coder_agent.hooks import CandidateSource, Settings
+
+__coder_api__ = 1
+NAME = "nat_traversal"
+
+
+@hookimpl
+def coder_settings() -> Sequence[SettingsSpec]:
+    """The section ``[plugins.nat_traversal]``."""
+    return [SettingsSpec(NAME, "coder_agent_nat_traversal.settings:NatSettings")]
+
+
+@hookimpl
+def coder_candidate_sources(settings: Settings) -> Sequence[CandidateSource]:
+    """Interface addresses, STUN, configured endpoints: those that are switched on."""
+    from .settings import NatSettings
+    from .sources import build_sources
+
+    return build_sources(settings.section(NAME, NatSettings))

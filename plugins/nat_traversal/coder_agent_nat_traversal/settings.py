@@ -1,0 +1,33 @@
+"""What a user may say about NAT traversal: ``[plugins.nat_traversal]``."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from coder_agent.base.addresses import AddrPort
+
+
+class NatSettings(BaseModel):
+    """Which ways of finding endpoints are used."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stun: bool = Field(default=True, description="ask the relay map's STUN servers for our address")
+    local: bool = Field(default=True, description="offer the addresses of this machine's network interfaces")
+    endpoints: tuple[str, ...] = Field(
+        default=(), description="further endpoints, ip:port, at which this node is reachable (a manual port forward)"
+    )
+    stun_local_port: bool = Field(
+        default=False,
+        description="behind a NAT with another port per destination, also offer its address with our local port: "
+        "for a manual port forward on a changing address",
+    )
+
+    @field_validator("endpoints")
+    @classmethod
+    def _are_endpoints(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(AddrPort.parse(text)) for text in value)
+
+    def static_endpoints(self) -> tuple[AddrPort, ...]:
+        """`endpoints` as values."""
+        return tuple(AddrPort.parse(text) for text in self.endpoints)
