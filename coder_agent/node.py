@@ -39,7 +39,8 @@ from .hooks.interfaces import (
     TransportContext,
     TransportFactory,
 )
-from .magicsock.core import Magicsock, PathStatus
+from .magicsock.core import Magicsock
+from .magicsock.core import PathStatus as PathStatus
 from .magicsock.effects import PathUpdate, PongReceived
 from .magicsock.home import choose_home, may_be_home
 from .protocols.netstack.stack import Stack, StackConfig, SynRequest

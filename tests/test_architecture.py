@@ -1,0 +1,198 @@
+"""The rooms of ARCHITECTURE.md and who may import whom, as data with reasons; checked on the syntax tree.
+
+Imports under ``if TYPE_CHECKING:`` count too: a type that a room must not know is a type it must not name.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CORE = "coder_agent"
+
+IO_AND_CHANCE = frozenset(
+    ["anyio", "asyncio", "socket", "ssl", "time", "random", "secrets", "os", "threading", "logging", "subprocess"]
+)
+
+
+@dataclass(frozen=True)
+class Room:
+    """`may` names other rooms (and modules of the core); `banned` names outside modules."""
+
+    may: frozenset[str]
+    why: str
+    banned: frozenset[str] = frozenset()
+
+
+def room(may: str, why: str, banned: frozenset[str] = frozenset()) -> Room:
+    return Room(frozenset(may.split()), why, banned)
+
+
+PURE = "a core takes bytes, `now` and `rng` and returns what to do: so it is tested without a network or a clock"
+CORES = "errors base protocols magicsock coordination"
+ROOTS = "node peers compose agent client api blocking rpc workspace_name"
+
+ROOMS: dict[str, Room] = {
+    "errors": room("", "the error tree is below everything"),
+    "base": room("errors", "values: parse and format, nothing else", IO_AND_CHANCE),
+    "protocols": room("errors base", PURE, IO_AND_CHANCE),
+    "magicsock": room("errors base protocols", PURE, IO_AND_CHANCE),
+    "coordination": room("errors base protocols", PURE, IO_AND_CHANCE),
+    "hooks": room("errors base", "plugins build on it: it must not drag the product behind it"),
+    "runtime": room(f"{CORES} hooks __version__", "tasks and sockets: it drives cores and knows no program"),
+    "rpc": room(f"{CORES} hooks runtime", "the public face of the control wire"),
+    "workspace_name": room("errors", "a value that the command line and the client share"),
+    "node": room(f"{CORES} hooks runtime __version__", "the public face of the runtime"),
+    "peers": room("errors base coordination node", "what a coordinator says, told to a node"),
+    "compose": room("errors hooks node", "plugins and settings in, a node's configuration out"),
+    "agent": room(f"{CORES} hooks runtime {ROOTS} __version__", "a composition root"),
+    "client": room(f"{CORES} hooks runtime {ROOTS} __version__", "a composition root"),
+    "api": room(f"errors base hooks {ROOTS} cli.context", "one call: the user's configuration is the command line's"),
+    "blocking": room(f"{CORES} runtime.streams {ROOTS}", "the client again, for code without an event loop"),
+    "cli": room(
+        f"errors base hooks {ROOTS} runtime.http runtime.agent_link __version__",
+        "it parses, calls a root or the server's API, and prints",
+    ),
+    "testing": room(
+        f"{CORES} hooks runtime {ROOTS} __version__",
+        "tools for plugin authors: they may use all but the command line",
+    ),
+}
+"""What a room may import from the core: rooms, or single modules of a room."""
+
+FOR_PLUGINS = "errors base protocols hooks node rpc client api workspace_name cli __version__ hookimpl connect"
+PLUGINS_WHY = "what plugins may import is what we keep stable; runtime is not, and plugins must be removable one by one"
+PLUGINS_EXTRA = {
+    "server": "coordination",  # the coordinator's only host
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import: `names` are the absolute dotted names it may bind."""
+
+    file: str
+    line: int
+    names: tuple[str, ...]
+
+
+def imports_of(path: Path, module: str, is_package: bool) -> Iterator[Import]:
+    """Every import in a file, relative ones resolved against `module`."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"), str(path))):
+        where = path.name if not path.is_relative_to(ROOT) else str(path.relative_to(ROOT))
+        if isinstance(node, ast.Import):
+            yield Import(where, node.lineno, tuple(alias.name for alias in node.names))
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = module.split(".")
+                keep = len(parts) - node.level + (1 if is_package else 0)
+                base = ".".join([*parts[:keep], *([base] if base else [])])
+            yield Import(where, node.lineno, tuple(f"{base}.{alias.name}" for alias in node.names))
+
+
+def modules_under(package: Path) -> Iterator[tuple[Path, str, bool]]:
+    """(file, dotted name, is it a package) of every module of a package."""
+    for path in sorted(package.rglob("*.py")):
+        if path.name.endswith("_pb2.py"):
+            continue
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        is_package = parts[-1] == "__init__"
+        yield path, ".".join(parts[:-1] if is_package else parts), is_package
+
+
+def violations_of_core(module: str, found: Import) -> Iterator[str]:
+    parts = module.split(".")
+    if len(parts) < 2:
+        return
+    own = ROOMS.get(parts[1])
+    if own is None:
+        yield f"{found.file}:{found.line}: {parts[1]} is no room of ARCHITECTURE.md"
+        return
+    for name in found.names:
+        target = name.split(".")
+        if target[0] != CORE:
+            if target[0] in own.banned:
+                yield f"{found.file}:{found.line}: {parts[1]} may not import {target[0]}: {own.why}"
+        elif len(target) > 1 and target[1] != parts[1] and not own.may & {target[1], ".".join(target[1:3])}:
+            yield f"{found.file}:{found.line}: {parts[1]} may not import {CORE}.{'.'.join(target[1:])}: {own.why}"
+
+
+def violations_of_plugin(plugin: str, package: str, found: Import) -> Iterator[str]:
+    allowed = f"{FOR_PLUGINS} {PLUGINS_EXTRA.get(plugin, '')}".split()
+    for name in found.names:
+        target = name.split(".")
+        if target[0] == CORE and (len(target) < 2 or target[1] not in allowed):
+            yield f"{found.file}:{found.line}: a plugin may not import {name}: {PLUGINS_WHY}"
+        elif target[0].startswith(f"{CORE}_") and target[0] != package:
+            yield f"{found.file}:{found.line}: plugins may not import each other: {PLUGINS_WHY}"
+
+
+def plugin_packages() -> list[Path]:
+    return sorted(path for path in ROOT.glob(f"plugins/*/{CORE}_*") if path.is_dir())
+
+
+def test_core_rooms_import_only_what_they_may() -> None:
+    found = [
+        problem
+        for path, module, is_package in modules_under(ROOT / CORE)
+        for statement in imports_of(path, module, is_package)
+        for problem in violations_of_core(module, statement)
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("package", plugin_packages(), ids=lambda path: path.parent.name)
+def test_plugins_import_only_what_is_kept_stable(package: Path) -> None:
+    found = [
+        problem
+        for path, module, is_package in modules_under(package)
+        for statement in imports_of(path, module, is_package)
+        for problem in violations_of_plugin(package.parent.name, package.name, statement)
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_every_room_is_in_the_table() -> None:
+    """A new module at the top of the core is a decision, not an accident."""
+    rooms = {path.stem for path in (ROOT / CORE).iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert rooms - {"__init__"} <= set(ROOMS)
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "problem"),
+    [
+        ("coder_agent.protocols.derp.frames", "import asyncio", "may not import asyncio"),
+        ("coder_agent.protocols.derp.frames", "from time import monotonic", "may not import time"),
+        ("coder_agent.protocols.derp.frames", "from ...runtime import pump", "may not import coder_agent.runtime"),
+        ("coder_agent.hooks.manager", "from ..protocols.effects import Effect", "may not import coder_agent.protocols"),
+        ("coder_agent.base.keys", "from coder_agent.hooks import hookimpl", "may not import coder_agent.hooks"),
+        ("coder_agent.cli.ping", "def f():\n    from ..runtime import dial", "may not import coder_agent.runtime"),
+        ("coder_agent.gadgets.x", "import re", "no room"),
+    ],
+)
+def test_the_walk_sees_a_forbidden_import(tmp_path: Path, module: str, code: str, problem: str) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(code, "utf-8")
+    found = [p for statement in imports_of(path, module, False) for p in violations_of_core(module, statement)]
+    assert [problem in line for line in found] == [True]
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["from coder_agent.runtime.dial import dial", "import coder_agent", "from coder_agent_server import app"],
+)
+def test_the_walk_sees_a_plugin_reaching_too_far(tmp_path: Path, code: str) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(code, "utf-8")
+    found = [
+        problem
+        for statement in imports_of(path, "coder_agent_example.plugin", False)
+        for problem in violations_of_plugin("example", "coder_agent_example", statement)
+    ]
+    assert len(found) == 1
