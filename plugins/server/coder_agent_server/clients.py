@@ -17,7 +17,7 @@ class Clients:
         return len(self._sessions)
 
     def add(self, agent_id: UUID | None, close: Callable[[str], None]) -> Callable[[], None]:
-        """A client is here, for `agent_id` or with None for all of a user's agents. Returns the call that removes it."""
+        """A client is here, for `agent_id` (None = for all of a user's). Returns the call that removes it."""
         number, self._next = self._next, self._next + 1
         self._sessions[number] = (agent_id, close)
         return lambda: void(self._sessions.pop(number, None))

@@ -12,7 +12,7 @@ from coder_agent.errors import ConfigError
 from .options import AccessUrl, ServerOptions
 
 STUN_REGION_BASE = 1000
-"""STUN-only regions are numbered from here, one above the embedded relay's usual id. Source: coder tailnet/derpmap.go."""
+"""STUN-only regions are numbered from here, above the embedded relay's usual id. Source: coder tailnet/derpmap.go."""
 
 
 def build_derp_map(options: ServerOptions, access_url: AccessUrl, stun_port: int | None) -> DerpMap:

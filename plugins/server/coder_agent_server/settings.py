@@ -34,7 +34,9 @@ class ServerSettings(BaseModel):
     derp_force_websockets: bool = _setting(False, "CODER_DERP_FORCE_WEBSOCKETS", "Everybody relays over WebSocket.")
     block_direct_connections: bool = _setting(False, "CODER_BLOCK_DIRECT", "Relay only, for everybody.")
     stun_address: str = _setting(
-        "", "CODER_STUN_ADDRESS", "host:port of the embedded STUN responder, or `disable`. Default: HTTP host, port 3478."
+        "",
+        "CODER_STUN_ADDRESS",
+        "host:port of the embedded STUN responder (UDP), or `disable`; default: HTTP host, port 3478.",
     )
     ssh_hostname_prefix: str = _setting("coder.", "CODER_SSH_HOSTNAME_PREFIX", "Host prefix that config-ssh writes.")
     workspace_hostname_suffix: str = _setting("coder", "CODER_WORKSPACE_HOSTNAME_SUFFIX", "Suffix of workspace names.")

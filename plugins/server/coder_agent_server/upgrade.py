@@ -10,9 +10,7 @@ The names overridden here are uvicorn's own business; test_upgrade_contract.py n
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
-import h11
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -48,8 +46,8 @@ class UpgradableH11Protocol(H11Protocol):
     def _should_upgrade(self) -> bool:
         token = self._get_upgrade()
         if token in TOKENS:
-            extensions: dict[str, Any] = dict(self.scope.get("extensions") or {})
-            self.scope["extensions"] = {**extensions, EXTENSION: Upgrade(self, token.decode())}
+            extensions = self.scope.get("extensions") or {}
+            self.scope["extensions"] = {**extensions, EXTENSION: Upgrade(self, token.decode())}  # type: ignore[dict-item]
             return False
         return super()._should_upgrade()
 
@@ -60,7 +58,7 @@ class UpgradableH11Protocol(H11Protocol):
         """See Upgrade.take."""
         if self.transport.is_closing() or self.cycle is None or self.cycle.response_started:
             raise UpgradeUnavailable("the connection is closing or already answered")
-        if self.conn.their_state is not h11.MIGHT_SWITCH_PROTOCOL:
+        if self.cycle.more_body:
             raise UpgradeUnavailable("the request has a body that was not read")
         self.connections.discard(self)
         self._unset_keepalive_if_required()
@@ -81,4 +79,3 @@ class HandedOver(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Do nothing."""
-

@@ -49,9 +49,7 @@ def path_uuid(connection: HTTPConnection, name: str) -> UUID:
     try:
         return UUID(text)
     except ValueError:
-        raise Problem(
-            400, f'Invalid UUID "{text[:64]}".', validations=[(name, "This must be a UUID.")]
-        ) from None
+        raise Problem(400, f'Invalid UUID "{text[:64]}".', validations=[(name, "This must be a UUID.")]) from None
 
 
 async def path_user(connection: HTTPConnection, principal: Principal) -> User:

@@ -69,9 +69,7 @@ async def create_token(request: Request) -> Response:
     async with server.database.write() as session:
         name = body.token_name or secrets.token_hex(5)
         try:
-            token = await accounts.add_key(
-                session, user, lifetime, server.clock(), login_type="token", token_name=name
-            )
+            token = await accounts.add_key(session, user, lifetime, server.clock(), login_type="token", token_name=name)
         except accounts.NameTaken as exc:
             message = f"A token with name {name!r} already exists."
             raise Problem(409, message, validations=[("token_name", "Already in use.")]) from exc

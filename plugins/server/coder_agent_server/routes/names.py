@@ -12,7 +12,10 @@ _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\Z")
 
 
 def _name(text: str) -> str:
-    """Letters, digits and single dashes: ``owner--workspace--agent`` must stay readable. Source: coder codersdk/name.go."""
+    """Letters, digits, single dashes: ``owner--workspace--agent`` must stay readable.
+
+    Source: coder codersdk/name.go.
+    """
     if _NAME.match(text) is None:
         raise ValueError("A name has letters, digits and single dashes between them.")
     if text.lower() in ("me", "new", "create"):

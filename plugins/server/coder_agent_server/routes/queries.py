@@ -48,9 +48,7 @@ def parse_query(text: str, principal: Principal) -> Query:
     return Query(WorkspaceFilter(principal.scope, owner, name, " ".join(free) or None), impossible)
 
 
-def _plain(
-    word: str, owner: str | None, name: str | None, free: list[str]
-) -> tuple[str | None, str | None, list[str]]:
+def _plain(word: str, owner: str | None, name: str | None, free: list[str]) -> tuple[str | None, str | None, list[str]]:
     """``dev`` looks for part of a name, ``alice/dev`` for one workspace."""
     before, slash, after = word.partition("/")
     return (before, after, free) if slash else (owner, name, [*free, word])

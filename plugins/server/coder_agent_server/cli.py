@@ -1,0 +1,145 @@
+"""``coder server``: flags over settings, then serve until told to stop."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import anyio
+import typer
+
+from coder_agent.hooks.manager import PluginHost
+from coder_agent.hooks.settings import Settings
+
+from .options import ServerOptions, is_only_local, resolve_options
+from .settings import ServerSettings
+
+if TYPE_CHECKING:
+    from .serving import Running
+
+
+def _flag(help_text: str, *names: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(*names, help=help_text, show_default=False)
+    return option
+
+
+def server(
+    ctx: typer.Context,
+    access_url: Annotated[str | None, _flag("URL at which users and agents reach this server")] = None,
+    http_address: Annotated[str | None, _flag("host:port for HTTP [127.0.0.1:3000]; empty = no HTTP")] = None,
+    tls_enable: Annotated[bool | None, _flag("serve HTTPS too", "--tls-enable/--no-tls-enable")] = None,
+    tls_address: Annotated[str | None, _flag("host:port for HTTPS [127.0.0.1:3443]")] = None,
+    tls_cert_file: Annotated[str | None, _flag("PEM file: certificate and chain")] = None,
+    tls_key_file: Annotated[str | None, _flag("PEM file: private key")] = None,
+    data_dir: Annotated[str | None, _flag("folder for the database")] = None,
+    derp_server_enable: Annotated[
+        bool | None, _flag("embedded relay [on]", "--derp-server-enable/--no-derp-server-enable")
+    ] = None,
+    derp_server_region_id: Annotated[int | None, _flag("its region id [999]")] = None,
+    derp_server_region_code: Annotated[str | None, _flag("its short name [coder]")] = None,
+    derp_server_region_name: Annotated[str | None, _flag("its name [Coder Embedded Relay]")] = None,
+    derp_server_stun_addresses: Annotated[
+        str | None, _flag("STUN servers for clients, separated by commas, or `disable` [none]")
+    ] = None,
+    derp_force_websockets: Annotated[
+        bool | None, _flag("relay over WebSocket only", "--derp-force-websockets/--no-derp-force-websockets")
+    ] = None,
+    block_direct_connections: Annotated[
+        bool | None, _flag("relay only", "--block-direct-connections/--no-block-direct-connections")
+    ] = None,
+    stun_address: Annotated[
+        str | None, _flag("host:port of the embedded STUN responder (UDP), or `disable` [HTTP host, 3478]")
+    ] = None,
+) -> None:
+    """Start a coder server: API, sign-in, coordination, relay and STUN behind one address.
+
+    Data is kept in SQLite in --data-dir; PostgreSQL (--postgres-url) is not available yet.
+    """
+    given = {
+        "access_url": access_url,
+        "http_address": http_address,
+        "tls_enable": tls_enable,
+        "tls_address": tls_address,
+        "tls_cert_file": tls_cert_file,
+        "tls_key_file": tls_key_file,
+        "data_dir": data_dir,
+        "derp_server_enable": derp_server_enable,
+        "derp_server_region_id": derp_server_region_id,
+        "derp_server_region_code": derp_server_region_code,
+        "derp_server_region_name": derp_server_region_name,
+        "derp_server_stun_addresses": None if derp_server_stun_addresses is None else [derp_server_stun_addresses],
+        "derp_force_websockets": derp_force_websockets,
+        "block_direct_connections": block_direct_connections,
+        "stun_address": stun_address,
+    }
+    settings: Settings = ctx.obj.settings.with_flags("server", given)
+    options = resolve_options(settings.section("server", ServerSettings), default_data_dir)
+    log = logging.getLogger("coder_agent.server")
+    log.setLevel(min(logging.INFO, log.getEffectiveLevel()))  # who came and went is what a server's log is for
+    anyio.run(run_server, options, ctx.obj.host, settings)
+
+
+def default_data_dir() -> Path:
+    """Where data lives when nobody says: the user's own folder for programs' data."""
+    from platformdirs import user_data_path
+
+    return user_data_path("coder-agent", appauthor=False)
+
+
+async def run_server(options: ServerOptions, host: PluginHost, settings: Settings) -> None:
+    """Serve until SIGINT or SIGTERM. A second one ends the process at once."""
+    from .serving import open_server
+
+    async with open_server(options, host, settings) as running:
+        await _announce(running, options)
+        async with _stop_signals() as stop:
+            await stop.wait()
+        typer.echo("Stopping; once more to stop at once.", err=True)
+
+
+async def _announce(running: Running, options: ServerOptions) -> None:
+    for kind, address in (("HTTP", running.http), ("HTTPS", running.https)):
+        if address is not None:
+            typer.echo(f"Started {kind} listener at {kind.lower()}://{address}")
+    if running.stun_port is not None:
+        typer.echo(f"Started STUN responder at udp port {running.stun_port}")
+    if options.access_url is None:
+        typer.echo(
+            f"No access URL: serving on {running.access_url}, for this machine only. Set --access-url for others.",
+            err=True,
+        )
+    elif await _only_local(options):
+        typer.echo(
+            f"warning: the access URL {running.access_url} leads to this machine only: others cannot reach it", err=True
+        )
+    typer.echo(f"View the Web UI: {running.access_url}")
+
+
+async def _only_local(options: ServerOptions) -> bool:
+    """Resolving may hang where there is no DNS: a warning is not worth more than two seconds."""
+    assert options.access_url is not None
+    with anyio.move_on_after(2.0):
+        return await anyio.to_thread.run_sync(is_only_local, options.access_url, abandon_on_cancel=True)
+    return False
+
+
+@asynccontextmanager
+async def _stop_signals() -> AsyncIterator[anyio.Event]:
+    """An event that the first stop signal sets; at the end of the block signals kill again."""
+    stop = anyio.Event()
+
+    async def watch() -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                stop.set()
+                break
+        for kind in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(kind, signal.SIG_DFL)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch)
+        yield stop
