@@ -7,6 +7,7 @@ rows on; below that the callers use neither, but go packet by packet.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ...errors import LocalProtocolError
@@ -46,9 +47,9 @@ class Columns(Protocol):
         """Fill the first `count` headers with `word` (type ‖ receiver) and counters from `first` on, and the nonces."""
         ...
 
-    def read(self, count: int) -> tuple[int, int] | None:
-        """If the first `count` headers have equal words and consecutive counters: word and first counter, with the
-        nonces filled. Otherwise None."""
+    def read(self, count: int) -> tuple[int, Sequence[int]] | None:
+        """If the first `count` headers have equal words and rising counters: word and counters, with the nonces filled.
+        The counters are a range if none is missing. Otherwise (foreign rows, reordered, duplicated) None."""
         ...
 
 
@@ -74,21 +75,24 @@ class ScalarColumns:
             position += stride
             nonce += NONCE_SIZE
 
-    def read(self, count: int) -> tuple[int, int] | None:
+    def read(self, count: int) -> tuple[int, Sequence[int]] | None:
         """See Columns."""
         unpack, pack_counter = _HEADER.unpack_from, _COUNTER.pack_into
         buffer, nonces, stride, position = self._buffer, self._nonces, self._stride, self._base
-        word, first = unpack(buffer, position)
-        if first + count > 2**64:
-            return None
-        nonce = 4
-        for counter in range(first, first + count):
-            if unpack(buffer, position) != (word, counter):
+        expected, counter = unpack(buffer, position)
+        counters = []
+        previous, nonce = counter - 1, 4
+        for _ in range(count):
+            word, counter = unpack(buffer, position)
+            if word != expected or counter <= previous:
                 return None
             pack_counter(nonces, nonce, counter)
+            counters.append(counter)
+            previous = counter
             position += stride
             nonce += NONCE_SIZE
-        return word, first
+        first = counters[0]
+        return expected, range(first, first + count) if previous - first == count - 1 else counters
 
 
 class VectorColumns:
@@ -113,19 +117,20 @@ class VectorColumns:
         self._counters[:count] = nonces
         self._words[:count] = word
 
-    def read(self, count: int) -> tuple[int, int] | None:
+    def read(self, count: int) -> tuple[int, Sequence[int]] | None:
         """See Columns."""
-        counters = self._counters[:count]
-        words = self._words[:count]
+        words, counters, nonces = self._words[:count], self._counters[:count], self._nonces[:count]
         word, first = int(words[0]), int(counters[0])
-        if first + count > 2**64:
-            return None
-        nonces = self._nonces[:count]
-        np.add(self._steps[:count], first, out=nonces)
         # Comparing bytes is cheaper than numpy's own compare and reduce for so few rows.
-        if counters.tobytes() != nonces.tobytes() or words.tobytes() != word.to_bytes(8, "little") * count:
+        if words.tobytes() != word.to_bytes(8, "little") * count:
             return None
-        return word, first
+        np.add(self._steps[:count], first, out=nonces)  # wraps round for absurd counters; then they do not compare
+        if counters.tobytes() == nonces.tobytes():
+            return word, range(first, first + count)
+        if not (counters[1:] > counters[:-1]).all():
+            return None
+        nonces[:] = counters
+        return word, counters.tolist()
 
 
 def choose_columns(vector: bool | None) -> type[ScalarColumns] | type[VectorColumns]:

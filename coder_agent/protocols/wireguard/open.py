@@ -1,8 +1,8 @@
 """Datagrams in, inner packets out, in the order they came.
 
-A burst that is one run (one session, consecutive counters above all seen) is opened through cached views with one
-Python loop around the AEAD call. What is not a run goes packet by packet from where the run ended; good packets of one
-session and equal size still leave together, because the TCP above is fast on runs only.
+A burst that is one run (one session, rising counters above all seen, some perhaps missing) is opened through cached
+views with one Python loop around the AEAD call. What is not a run goes packet by packet from where the run ended; good
+packets of one session and equal size still leave together, because the TCP above is fast on runs only.
 """
 
 from __future__ import annotations
@@ -126,16 +126,20 @@ class Opener:
         head = views.columns.read(count)
         if head is None:
             return None
-        word, first = head
+        word, counters = head
         keypair = sessions.get(word >> 32) if word & 0xFFFFFFFF == TRANSPORT else None
-        if keypair is None or first <= keypair.replay.highest or keypair.is_expired(now):
+        if keypair is None or counters[0] <= keypair.replay.highest or keypair.is_expired(now):
             return None
-        if first + count > REJECT_AFTER_MESSAGES:
+        if counters[-1] >= REJECT_AFTER_MESSAGES:
             return None
         opened = self._decrypt_run(burst, full, views, keypair)
         if not opened:
             return None
-        keypair.replay.mark_run(first, opened)
+        if type(counters) is range:
+            keypair.replay.mark_run(counters[0], opened)
+        else:
+            for counter in counters[:opened]:
+                keypair.replay.mark(counter)
         size = length - OVERHEAD
         self._used = size * opened
         tail = last - OVERHEAD if opened == count else size

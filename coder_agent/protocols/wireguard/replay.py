@@ -34,7 +34,10 @@ class ReplayWindow:
 
     def mark(self, counter: int) -> None:
         """Remember one accepted counter."""
-        if counter > self.highest:
+        if counter == self.highest + 1:
+            self.highest = counter
+            self._fresh += 1
+        elif counter > self.highest:
             self.mark_run(counter, 1)
         else:
             self._settle()
