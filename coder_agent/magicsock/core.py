@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 
 from ..base.addresses import AddrPort
 from ..base.keys import DiscoPrivate, DiscoPublic, NodePublic
-from ..base.paths import DerpPath, Path, PathKind, PathPolicy, UdpPath
+from ..base.paths import DerpPath, Path, PathKind, PathPolicy
 from ..protocols.effects import Dropped
 from .candidates import NEVER
 from .effects import Effect, EndpointsWanted, PathUpdate, Route
@@ -132,7 +132,7 @@ class Magicsock:
 
     def rebound(self, now: float) -> list[Effect]:
         """The sockets were reopened or the link changed: nothing that was learnt about direct paths holds any more."""
-        self._prober.invalidate_endpoints()
+        self._prober.invalidate_endpoints(now)
         effects: list[Effect] = [EndpointsWanted("rebind")]
         for peer in self._peers:
             peer.candidates.forget_probes()
@@ -210,10 +210,10 @@ class Magicsock:
         return self._count(state.announce(now, "relay-changed") if state.heartbeat_at is not None else NOTHING)
 
     def send_failed(self, path: Path, now: float, *, too_big: bool = False) -> list[Effect]:
-        """The kernel refused to send to a direct path. `too_big` (EMSGSIZE) is normal for padded pings: the path simply
-        never answers. Anything else passed here means that nobody can be reached there (EHOSTUNREACH, ENETUNREACH)."""
-        if not isinstance(path, UdpPath):
-            return NOTHING
+        """A path is broken, says who should carry packets there: the kernel (EHOSTUNREACH, ENETUNREACH) or the relay
+        (peer gone). `too_big` (EMSGSIZE) is normal for padded pings: such a path simply never answers."""
+        if isinstance(path, DerpPath):
+            return self.peer_gone(path.key, path.region, now)
         effects: list[Effect] = []
         for peer in self._peers:
             candidate = peer.candidates.get(path.addr)

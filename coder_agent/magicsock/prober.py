@@ -214,6 +214,6 @@ class Prober:
                 effects += self._call_now(peer, now)
         return effects or NOTHING
 
-    def invalidate_endpoints(self) -> None:
-        """Our sockets moved: the list must be refreshed before it is sent again."""
-        self._endpoints_at = NEVER
+    def invalidate_endpoints(self, now: float) -> None:
+        """Our sockets moved: the list must be refreshed before it is sent again. The caller asks for that."""
+        self._endpoints_at, self._refresh_asked_at = NEVER, now
