@@ -81,6 +81,4 @@ def _spread(burst: Burst) -> Burst:
     for row in burst.rows():
         out[position : position + len(row)] = row
         position += stride
-    return Burst(
-        memoryview(out), PACKET_HEADER_SIZE, stride, burst.count, burst.length, burst.last, PACKET_HEADER_SIZE
-    )
+    return Burst(memoryview(out), PACKET_HEADER_SIZE, stride, burst.count, burst.length, burst.last, PACKET_HEADER_SIZE)

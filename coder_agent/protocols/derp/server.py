@@ -169,4 +169,3 @@ class RelayCore:
             "mesh_watchers": len(self.mesh_watchers),
         }
         return gauges | dict(self.counters) | {f"drop_{reason}": count for reason, count in self.drops.items() if count}
-

@@ -229,4 +229,3 @@ class RelaySession:
         packet = frames.recv_packet(source, data)
         disco = len(data) >= DISCO_MIN_SIZE and data.startswith(DISCO_MAGIC)
         target.outbox.packets(memoryview(packet), PACKET_HEADER_SIZE + len(data), 1, disco)
-

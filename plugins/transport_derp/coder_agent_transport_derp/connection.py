@@ -62,9 +62,7 @@ class RelayConnection(asyncio.BufferedProtocol):
         """Write `burst` at once. False: full, nothing was taken."""
         wire = self._wire
         assert wire is not None
-        if wire.blocked and (
-            burst.size_bytes > SMALL_BYTES or wire.transport.get_write_buffer_size() > HARD_LIMIT
-        ):
+        if wire.blocked and (burst.size_bytes > SMALL_BYTES or wire.transport.get_write_buffer_size() > HARD_LIMIT):
             return False
         self.written_at = now = self._clock()
         data = self.client.send(burst, destination, now)
@@ -155,5 +153,3 @@ class RelayConnection(asyncio.BufferedProtocol):
             return
         for chunk in self._carrier.wrap(data):
             self._wire.write(chunk)
-
-

@@ -42,9 +42,7 @@ class DerpRelay:
         settings: RelaySettings | None = None,
         admit: Admission | None = None,
     ) -> None:
-        self.core = RelayCore(
-            key or NodePrivate.generate(os.urandom), rng=os.urandom, settings=settings, admit=admit
-        )
+        self.core = RelayCore(key or NodePrivate.generate(os.urandom), rng=os.urandom, settings=settings, admit=admit)
         self._arena: Arena | None = None
         self._wires: set[TransportWire] = set()
         self._open = False
