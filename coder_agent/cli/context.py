@@ -162,8 +162,8 @@ def _header(text: str) -> tuple[str, str]:
 
 def checked_url(url: str) -> str:
     """`url` without trailing slashes; ``https://`` is assumed. Raises ConfigError if it cannot be a server's."""
-    text = url.strip().rstrip("/")
-    text = text if "://" in text else f"https://{text}"
+    text = url.strip()
+    text = (text if "://" in text else f"https://{text}").rstrip("/")
     try:
         parts = urlsplit(text)
         valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and " " not in text
