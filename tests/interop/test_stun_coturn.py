@@ -8,10 +8,20 @@ import socket
 import subprocess
 from collections.abc import Iterator
 
+import anyio
 import pytest
+from coder_agent_nat_traversal.stun import StunSource
+from coder_agent_transport_udp.settings import UdpSettings
+from coder_agent_transport_udp.transport import UdpTransportFactory
 
 from coder_agent.base.addresses import AddrPort
+from coder_agent.base.burst import Burst
+from coder_agent.base.derp_map import DerpMap, DerpNode, DerpRegion
+from coder_agent.base.keys import NodePrivate
+from coder_agent.base.paths import Path, UdpPath
+from coder_agent.hooks import Transport, TransportContext
 from coder_agent.protocols.stun import BindingResponse, encode_request, parse_response, respond
+from coder_agent.runtime.candidates import CandidateHub
 
 pytestmark = [
     pytest.mark.foreign,
@@ -44,7 +54,7 @@ def ask(sock: socket.socket, server: tuple[str, int], attempts: int = 100) -> by
 
 @pytest.fixture(params=["127.0.0.1", "::1"])
 def coturn(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
-    """A coturn that listens on loopback; stopped afterwards."""
+    """A coturn that answers on loopback; stopped afterwards."""
     host = str(request.param)
     port = free_port(host)
     arguments = ["-n", "--stun-only", "--no-tls", "--no-dtls", "--no-cli", "--log-file", "stdout"]
@@ -54,6 +64,8 @@ def coturn(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
         stderr=subprocess.DEVNULL,
     )
     try:
+        with udp_socket(host) as sock:
+            ask(sock, (host, port))
         yield host, port
     finally:
         server.terminate()
@@ -84,3 +96,42 @@ def test_coturns_client_is_answered_by_our_responder(host: str) -> None:
         output, _ = client.communicate(timeout=10)
     assert client.returncode == 0
     assert f"UDP reflexive addr: {client_at.host}:{client_at.port}\n" in output.decode()  # no brackets, also for IPv6
+
+
+class StunSink:
+    """Of an engine only this: STUN packets of the data socket go to the candidate sources."""
+
+    hub: CandidateHub
+
+    def on_burst(self, burst: Burst, path: Path) -> None:
+        assert isinstance(path, UdpPath)
+        for row in burst.rows():
+            self.hub.stun_received(bytes(row), path.addr, anyio.current_time())
+
+    def on_drained(self) -> None:
+        pass
+
+    def on_writable(self, transport: Transport) -> None:
+        pass
+
+    def on_path_error(self, path: Path, error: OSError) -> None:
+        raise error
+
+
+@pytest.mark.anyio
+async def test_a_node_learns_its_data_sockets_address_from_coturn(coturn: tuple[str, int]) -> None:
+    host, port = coturn
+    node = DerpNode("a", 1, "relay.invalid", stun_port=port, stun_test_ip=host)
+    found = anyio.Event()
+    sink = StunSink()
+    context = TransportContext(sink=sink, node_key=NodePrivate(bytes(32)), emit=lambda event: None)
+    async with UdpTransportFactory(UdpSettings()).open(context) as transport:
+        hub = sink.hub = CandidateHub(transport, lambda: found.set() if hub.endpoints() else None, lambda: None)
+        hub.set_map(DerpMap({1: DerpRegion(1, nodes=(node,))}))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hub.run, [StunSource()])
+            with anyio.fail_after(30):
+                await found.wait()
+            tasks.cancel_scope.cancel()
+        assert hub.endpoints() == (AddrPort(host, transport.bound_ports()[":" in host] or 0),)
+        assert 0 < hub.latency()[1] < 30
