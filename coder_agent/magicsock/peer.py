@@ -113,6 +113,11 @@ class Peer:
             return self.home
         return self.seen_region
 
+    def relay_path(self) -> DerpPath | None:
+        """The path through the peer's relay."""
+        region = self.derp_region
+        return DerpPath(region, self.key) if region else None
+
     @property
     def can_probe(self) -> bool:
         """True if direct paths are allowed and there is a key to look for them with."""
@@ -258,8 +263,3 @@ class Peer:
             return "not tried yet"
         waits = any(ping.path == UdpPath(candidate.addr) for ping in self.sent.values())
         return "waiting for an answer" if waits else "no answer"
-
-    def relay_path(self) -> DerpPath | None:
-        """The path through the peer's relay."""
-        region = self.derp_region
-        return DerpPath(region, self.key) if region else None
