@@ -15,9 +15,9 @@ import anyio
 import anyio.abc
 
 from .base.addresses import CODER_PREFIX, TAILSCALE_PREFIX, node_id, overlay_address
+from .base.coordinate import UpdateKind
 from .base.derp_map import DerpMap, rewrite_embedded
 from .base.node import Node
-from .coordination.interface import UpdateKind
 from .hooks.events import ControlChanged
 from .hooks.interfaces import AgentService
 from .node import NodeConfig, TailnetNode, open_node

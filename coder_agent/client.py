@@ -20,12 +20,12 @@ from uuid import UUID
 import anyio
 
 from .base.addresses import CODER_PREFIX, TAILSCALE_PREFIX, node_id, overlay_address
+from .base.coordinate import UpdateKind
 from .base.derp_map import DerpMap, rewrite_embedded
 from .base.derp_map_json import from_json
 from .base.keys import NodePublic
 from .base.node import Node
 from .base.paths import PathKind
-from .coordination.interface import UpdateKind
 from .errors import ApiError, CoordinationError, PeerUnreachable
 from .hooks.events import ControlChanged
 from .magicsock.core import PathStatus

@@ -15,11 +15,11 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address, IPv6Network
-from typing import Literal, TypeVarTuple, Unpack
+from typing import Any, Literal, TypeVarTuple, Unpack
 
 import anyio
 import anyio.abc
@@ -271,7 +271,7 @@ class TailnetNode:
         request.reject(self.engine.now())
         self.engine.kick()
 
-    def start_soon(self, function: Callable[[Unpack[Ts]], Awaitable[object]], *args: *Ts) -> None:
+    def start_soon(self, function: Callable[[Unpack[Ts]], Coroutine[Any, Any, object]], *args: *Ts) -> None:
         """Run a task that ends with the node."""
         assert self._tasks is not None
         self._tasks.start_soon(function, *args)

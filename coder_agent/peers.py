@@ -12,8 +12,8 @@ from uuid import UUID
 
 import anyio
 
+from .base.coordinate import UpdateKind
 from .base.node import Node
-from .coordination.interface import UpdateKind
 from .node import TailnetNode
 
 log = logging.getLogger(__name__)
