@@ -130,6 +130,9 @@ class Device:
         if state is None:
             self._drop("unknown-peer", packets.count, effects)
             return effects
+        if state.static_static is None:
+            self._drop("low-order-key", packets.count, effects)
+            return effects
         keypair = state.slots.current
         if keypair is None or not keypair.can_send(now, packets.count):
             self._stage(state, packets, headroom, now, effects)
@@ -195,7 +198,6 @@ class Device:
             return
         message = self._handshakes.initiate(peer, now)
         if message is None:
-            self._drop("low-order-key", 1, effects)
             return
         peer.last_handshake_sent = now
         peer.timers.initiated(now)

@@ -25,8 +25,8 @@ from coder_agent.protocols.wireguard.seal import Sealer
 from coder_agent.protocols.wireguard.session import Keypair
 from coder_agent.testing.sim_wireguard import bursts_of
 
-BACKENDS = [ScalarColumns, VectorColumns]
 Backend = type[ScalarColumns] | type[VectorColumns]
+BACKENDS: list[Backend] = [ScalarColumns, VectorColumns]
 PEER = Peer(NodePublic(b"p" * 32), None)
 SIZES = st.sampled_from([1, 16, 48, 100, 1264, 1279, 1280])
 
@@ -59,8 +59,21 @@ def pad(packet: bytes, mtu: int = 1280) -> bytes:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     ("count", "size", "last"),
-    [(1, 1280, 1280), (1, 5, 5), (11, 1280, 1280), (12, 1280, 1280), (49, 1280, 1280), (49, 1280, 40), (49, 1280, 1279)]
-    + [(64, 1280, 1280), (65, 1280, 16), (200, 1280, 1280), (30, 100, 7), (20, 1279, 1279), (49, 4000, 4000)],
+    [
+        (1, 1280, 1280),
+        (1, 5, 5),
+        (11, 1280, 1280),
+        (12, 1280, 1280),
+        (49, 1280, 1280),
+        (49, 1280, 40),
+        (49, 1280, 1279),
+        (64, 1280, 1280),
+        (65, 1280, 16),
+        (200, 1280, 1280),
+        (30, 100, 7),
+        (20, 1279, 1279),
+        (49, 4000, 4000),
+    ],
 )
 @pytest.mark.parametrize("headroom", [0, 37])
 def test_sealed_rows_open_with_a_plain_aead(backend: Backend, count: int, size: int, last: int, headroom: int) -> None:
