@@ -284,6 +284,7 @@ class TailnetNode:
         """A disco ping: says by which path, and how long it took. Raises PeerUnreachable."""
         txid, effects = self.engine.magicsock.ping(key, self.engine.now(), via=via)
         if txid is None:
+            self.engine.apply(effects)  # the search for a path begins all the same
             raise PeerUnreachable("no path to the peer is known yet", hint="its node or a relay is missing")
         waiter = self._pongs[txid] = asyncio.get_running_loop().create_future()
         try:
@@ -372,7 +373,7 @@ class TailnetNode:
 
     def _disco_key_announced(self, peer: object, key: bytes) -> None:
         if isinstance(peer, NodePublic):
-            self.engine.magicsock.set_disco_key(peer, DiscoPublic(key), self.engine.now())
+            self.engine.apply(self.engine.magicsock.set_disco_key(peer, DiscoPublic(key), self.engine.now()))
 
     def _endpoints_changed(self) -> None:
         hub, engine = self._hub, self.engine
