@@ -7,6 +7,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import cast
 
 from coder_agent.base.addresses import AddrPort
 from coder_agent.errors import ConfigError
@@ -27,8 +28,7 @@ class StunResponder(asyncio.DatagramProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the socket is ready."""
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)  # asyncio's own class does not say that it is one
 
     def datagram_received(self, data: bytes, addr: tuple[object, ...]) -> None:
         """asyncio: a datagram."""
