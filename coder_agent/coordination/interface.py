@@ -11,8 +11,19 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
-from ..base.coordinate import PeerRequest, PeerResponse
+from ..base.coordinate import PeerRequest, PeerResponse, PeerUpdate, UpdateKind
 from ..base.node import Node
+
+__all__ = [
+    "Coordinator",
+    "CoordinatorSession",
+    "PeerRequest",
+    "PeerResponse",
+    "PeerState",
+    "PeerUpdate",
+    "Role",
+    "UpdateKind",
+]
 
 
 class Role(Protocol):

@@ -1,6 +1,6 @@
 """Between the protobuf messages of the control plane and our values.
 
-From the wire everything is checked: RemoteProtocolError says what is wrong, and nothing half-read is kept. Only single
+From the wire everything is checked: RemoteProtocolError says what is wrong, and nothing half-read is kept. Single
 endpoints that do not parse are left out, for a peer of another make may know address forms that we do not.
 
 Source: coder/coder tailnet/convert.go, tailnet/proto/tailnet.proto.
@@ -139,7 +139,9 @@ def response_to_proto(response: PeerResponse) -> pb.CoordinateResponse:
 
 
 def response_from_proto(message: pb.CoordinateResponse) -> PeerResponse:
-    """A response from the wire. Updates of a kind that we do not know are left out. Raises RemoteProtocolError."""
+    """A response from the wire. Updates that cannot be read, or are of a kind that we do not know, are left out: one
+    peer's nonsense, which a server may pass on unread, must not cost us the others.
+    """
     updates = [_update_from_proto(update) for update in message.peer_updates]
     return PeerResponse(tuple(u for u in updates if u is not None), message.error)
 
@@ -147,10 +149,10 @@ def response_from_proto(message: pb.CoordinateResponse) -> PeerResponse:
 def _update_from_proto(message: pb.CoordinateResponse.PeerUpdate) -> PeerUpdate | None:
     try:
         kind = UpdateKind(message.kind)
-    except ValueError:
+        node = node_from_proto(message.node) if kind is UpdateKind.NODE else None
+        return PeerUpdate(uuid_from_proto(message.id), kind, node, message.reason)
+    except (ValueError, RemoteProtocolError):
         return None
-    node = node_from_proto(message.node) if kind is UpdateKind.NODE else None
-    return PeerUpdate(uuid_from_proto(message.id), kind, node, message.reason)
 
 
 # ---------------------------------------------------------------- relay map

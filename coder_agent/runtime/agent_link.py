@@ -1,0 +1,189 @@
+"""What an agent tells its server, and asks it, beside coordination: manifest, start-up, life cycle, statistics.
+
+Source: coder/coder agent/agent.go, agent/proto/agent.proto.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from uuid import UUID
+
+import anyio
+
+from ..base.derp_map import DerpMap
+from ..protocols.tailnet.convert import derp_map_from_proto, uuid_from_proto
+from ..protocols.tailnet.proto import agent_pb2 as pb
+from .rpc import RpcConnection
+from .rpc_stream import RpcError
+
+log = logging.getLogger(__name__)
+
+SERVICE = "/coder.agent.v2.Agent/"
+CALL_TIMEOUT = 30.0
+"""Seconds for one answer."""
+BANNER_INTERVAL = 120.0
+"""Seconds between two looks for announcement banners."""
+_FALLBACK_STATS_INTERVAL = 300.0  # seconds, if a server leaves it unset
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Who the agent is and how it shall behave."""
+
+    agent_id: UUID
+    workspace_id: UUID
+    agent_name: str = ""
+    workspace_name: str = ""
+    owner_username: str = ""
+    directory: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    disable_direct_connections: bool = False
+    derp_force_websockets: bool = False
+    derp_map: DerpMap = field(default_factory=DerpMap)
+
+    @classmethod
+    def from_proto(cls, message: pb.Manifest) -> Manifest:
+        """From the wire. Raises RemoteProtocolError."""
+        return cls(
+            agent_id=uuid_from_proto(message.agent_id),
+            workspace_id=uuid_from_proto(message.workspace_id),
+            agent_name=message.agent_name,
+            workspace_name=message.workspace_name,
+            owner_username=message.owner_username,
+            directory=message.directory,
+            environment=dict(message.environment_variables),
+            disable_direct_connections=message.disable_direct_connections,
+            derp_force_websockets=message.derp_force_websockets,
+            derp_map=derp_map_from_proto(message.derp_map),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStats:
+    """Traffic since the last report. Units: milliseconds, packets, bytes. A negative latency = nobody is connected."""
+
+    connections_by_proto: Mapping[str, int] = field(default_factory=dict)
+    connection_count: int = 0
+    median_latency_ms: float = -0.001
+    rx_packets: int = 0
+    rx_bytes: int = 0
+    tx_packets: int = 0
+    tx_bytes: int = 0
+
+
+class LifecycleState(IntEnum):
+    """The life of an agent; it only moves forward. The numbers are those of the wire."""
+
+    STARTING = 2
+    READY = 5
+    SHUTTING_DOWN = 6
+    OFF = 9
+
+
+class AgentReporter:
+    """An agent's reports. Lives as long as the agent: what was not delivered is repeated on the next connection."""
+
+    def __init__(self, version: str, stats: Callable[[], AgentStats | None] | None = None) -> None:
+        self._version = version
+        self._stats = stats
+        self._unsent: deque[tuple[LifecycleState, float]] = deque()
+        self._reached: LifecycleState | None = None
+        self._changed = anyio.Event()
+        self._delivered = anyio.Event()
+
+    def set_state(self, state: LifecycleState) -> None:
+        """Report `state` from now on. Steps back are ignored."""
+        if self._reached is not None and state <= self._reached:
+            return
+        self._reached = state
+        self._unsent.append((state, time.time()))
+        self._changed.set()
+
+    async def wait_delivered(self) -> None:
+        """Return when every state has been delivered; `report_states` must be running."""
+        while self._unsent:
+            await self._delivered.wait()
+
+    async def get_manifest(self, connection: RpcConnection) -> Manifest:
+        """Ask who we are. Raises RpcError, RemoteProtocolError, TransportError."""
+        message = await connection.unary(
+            f"{SERVICE}GetManifest", pb.GetManifestRequest(), pb.Manifest, timeout=CALL_TIMEOUT
+        )
+        return Manifest.from_proto(message)
+
+    async def started(self, connection: RpcConnection, manifest: Manifest) -> None:
+        """Tell our version, and (the first time) that we are up."""
+        startup = pb.Startup(version=self._version, expanded_directory=manifest.directory)
+        await connection.unary(
+            f"{SERVICE}UpdateStartup", pb.UpdateStartupRequest(startup=startup), pb.Startup, timeout=CALL_TIMEOUT
+        )
+        self.set_state(LifecycleState.STARTING)
+        self.set_state(LifecycleState.READY)  # there are no start scripts to wait for
+
+    async def report_states(self, connection: RpcConnection) -> None:
+        """Deliver states in order, for as long as the connection lives."""
+        while True:
+            self._changed = anyio.Event()
+            while self._unsent:
+                state, changed_at = self._unsent[0]
+                lifecycle = pb.Lifecycle(state=pb.Lifecycle.State.ValueType(state))
+                lifecycle.changed_at.FromMicroseconds(round(changed_at * 1e6))
+                await connection.unary(
+                    f"{SERVICE}UpdateLifecycle",
+                    pb.UpdateLifecycleRequest(lifecycle=lifecycle),
+                    pb.Lifecycle,
+                    timeout=CALL_TIMEOUT,
+                )
+                self._unsent.popleft()
+            self._delivered.set()
+            self._delivered = anyio.Event()
+            await self._changed.wait()
+
+    async def report_stats(self, connection: RpcConnection) -> None:
+        """Statistics: an empty report first, whose answer says how often, then one whenever there was traffic."""
+        interval = await self._send_stats(connection, pb.Stats())
+        while True:
+            await anyio.sleep(interval)
+            stats = self._stats() if self._stats is not None else None
+            if stats is not None:
+                interval = await self._send_stats(connection, _stats_to_proto(stats))
+
+    async def _send_stats(self, connection: RpcConnection, stats: pb.Stats) -> float:
+        answer = await connection.unary(
+            f"{SERVICE}UpdateStats", pb.UpdateStatsRequest(stats=stats), pb.UpdateStatsResponse, timeout=CALL_TIMEOUT
+        )
+        seconds = answer.report_interval.seconds + answer.report_interval.nanos / 1e9
+        return seconds if seconds > 0 else _FALLBACK_STATS_INTERVAL
+
+    async def watch_banners(self, connection: RpcConnection) -> None:
+        """Ask for banners like every agent; a server may take the question as a sign of life. We show none."""
+        while True:
+            try:
+                await connection.unary(
+                    f"{SERVICE}GetAnnouncementBanners",
+                    pb.GetAnnouncementBannersRequest(),
+                    pb.GetAnnouncementBannersResponse,
+                    timeout=CALL_TIMEOUT,
+                )
+            except RpcError as exc:
+                if not exc.is_unimplemented:
+                    raise
+                await anyio.sleep_forever()
+            await anyio.sleep(BANNER_INTERVAL)
+
+
+def _stats_to_proto(stats: AgentStats) -> pb.Stats:
+    return pb.Stats(
+        connections_by_proto=dict(stats.connections_by_proto),
+        connection_count=stats.connection_count,
+        connection_median_latency_ms=stats.median_latency_ms,
+        rx_packets=stats.rx_packets,
+        rx_bytes=stats.rx_bytes,
+        tx_packets=stats.tx_packets,
+        tx_bytes=stats.tx_bytes,
+    )
