@@ -23,7 +23,6 @@ if TYPE_CHECKING:  # a plugin that only adds a command shall not pay for any of 
         AgentService,
         Authenticator,
         CandidateSource,
-        Check,
         CommandSpec,
         RelayBackend,
         ServerContext,
@@ -90,12 +89,6 @@ def coder_authenticators(settings: Settings) -> Sequence[Authenticator]:
 @hookspec(firstresult=True)
 def coder_coordinator_store(settings: Settings) -> object | None:
     """Replace the in-memory coordinator: return a `coder_agent.coordination.interface.Coordinator`."""
-    raise NotImplementedError
-
-
-@hookspec
-def coder_diagnostics(settings: Settings) -> Sequence[Check]:
-    """Add checks that `coder ping` runs when something is wrong."""
     raise NotImplementedError
 
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
         AgentService,
         Authenticator,
         CandidateSource,
-        Check,
         RelayBackend,
         ServerContext,
         TransportFactory,
@@ -88,14 +87,13 @@ def _section(item: object) -> tuple[str, ...]:
 
 
 def _anonymous(item: object) -> tuple[str, ...]:
-    return ()  # routes and checks have no name: no two of them are the same thing
+    return ()  # routes have no name of their own: no two of them are the same thing
 
 
 _IDENTITY: Mapping[str, Callable[[object], tuple[str, ...]]] = {
     "coder_commands": _command,
     "coder_settings": _section,
     "coder_server_routes": _anonymous,
-    "coder_diagnostics": _anonymous,
 }
 
 
@@ -302,7 +300,3 @@ class PluginHost:
     def coordinator_store(self, settings: Settings) -> object | None:
         """`coder_coordinator_store`; None = in memory."""
         return self.first("coder_coordinator_store", settings=settings)
-
-    def diagnostics(self, settings: Settings) -> list[Check]:
-        """`coder_diagnostics`."""
-        return cast("list[Check]", self.collect("coder_diagnostics", settings=settings))

@@ -6,7 +6,7 @@ asynchronous happens on the objects. Data-path calls are synchronous, run on the
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -289,7 +289,7 @@ class ServerContext(Protocol):
         ...
 
 
-# ---------------------------------------------------------------- commands, diagnostics
+# ---------------------------------------------------------------- commands, settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,17 +319,3 @@ class SettingsSpec:
 
     plugin: str
     target: str
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
-    """One line of `coder ping` diagnostics. `code` is stable; `fix` says what to do."""
-
-    code: str
-    ok: bool
-    message: str
-    fix: str = ""
-
-
-Check = Callable[[], Awaitable[Sequence[Diagnosis]]]
-"""What `coder_diagnostics` returns: run on demand, bounded by the caller's timeout."""

@@ -229,15 +229,15 @@ def _import_model(plugin: str, target: str) -> type[BaseModel]:
     return model
 
 
-def _aliases(models: Mapping[str, type[BaseModel]]) -> dict[str, tuple[str, str]]:
-    """Environment variables that a field names for itself → (section, key)."""
-    found = {}
+def _aliases(models: Mapping[str, type[BaseModel]]) -> list[tuple[str, str, str]]:
+    """Environment variables that fields name for themselves, as (variable, section, key); two fields may share one."""
+    found = []
     for section, model in models.items():
         for key, info in model.model_fields.items():
             extra = info.json_schema_extra
             names = extra.get("env", ()) if isinstance(extra, dict) else ()
             for variable in [names] if isinstance(names, str) else names if isinstance(names, (list, tuple)) else ():
-                found[str(variable)] = (section, key)
+                found.append((str(variable), section, key))
     return found
 
 

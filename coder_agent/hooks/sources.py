@@ -122,15 +122,15 @@ def _exists(path: Path) -> bool:
 
 
 def environment_of(
-    environ: Mapping[str, str], plugins: Iterable[str], aliases: Mapping[str, tuple[str, str]]
+    environ: Mapping[str, str], plugins: Iterable[str], aliases: Iterable[tuple[str, str, str]]
 ) -> dict[str, dict[str, Raw]]:
-    """Section → key → value from ``CODER_PLUGIN_<NAME>__<KEY>`` and from the aliases (variable → section, key).
+    """Section → key → value from ``CODER_PLUGIN_<NAME>__<KEY>`` and from the aliases (variable, section, key).
 
     The general form wins over an alias. Variables of plugins that are not in `plugins` are left alone: they may belong
     to one that is not installed here.
     """
     found: dict[str, dict[str, Raw]] = {}
-    for variable, (section, key) in aliases.items():
+    for variable, section, key in aliases:
         if environ.get(variable):
             found.setdefault(section, {})[key] = Raw(environ[variable], Origin("environment", variable), text=True)
     known = {plugin_key(name): name for name in plugins}
