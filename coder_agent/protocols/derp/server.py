@@ -155,7 +155,9 @@ class RelayCore:
                 session.keep_alive()
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection. Nobody is told that somebody else went: they all reconnect."""
+        for session in self.sessions:
+            session.outbox.close()
         for session in list(self.sessions):
             session.close()
 

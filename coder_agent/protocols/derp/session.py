@@ -109,12 +109,13 @@ class RelaySession:
         """
         if self.key is not None and self._relay.registry.duplicates:
             self._relay.registry.touch(self.key, self)
+        bucket = self._bucket  # not yet there for the login itself
         for item in self._stream.received(count):
             if isinstance(item, PacketRun):
                 self._forward(item, now)
             else:
                 self._control(item, now)
-        return self._bucket.take(count, now) if self._bucket is not None else 0.0
+        return bucket.take(count, now) if bucket is not None else 0.0
 
     def feed(self, data: bytes, now: float) -> float:
         """`received` for bytes that came some other way."""
