@@ -1,0 +1,53 @@
+"""Settings of the stack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StackConfig:
+    """Sizes in bytes, times in seconds."""
+
+    mtu: int = 1280
+    """Largest inner packet. 1280 is what strangers' tunnels carry."""
+    receive_window: int = 4 << 20
+    """The most the receive window grows to; gVisor's limit too."""
+    initial_window: int = 512 << 10
+    """The receive window at the start. More would let slow start overrun a UDP socket's buffer."""
+    send_buffer: int = 8 << 20
+    """High-water mark of unacknowledged and unsent bytes of a connection; writable again below half of it."""
+    timestamps: bool = False
+    """Offer RFC 7323 timestamps in our SYN; a peer's offer is always accepted.
+
+    Off because WireGuard already does what they are for: its replay window refuses anything older than 8192 packets
+    (about 10 MB, far from the 2 GiB at which sequence numbers become ambiguous, so PAWS has nothing to protect), and
+    round trips are measured from our own record of send times. They cost 12 bytes of each segment.
+    """
+    verify_checksums: bool = False
+    """Verify TCP, UDP and ICMPv6 checksums. Inside WireGuard Poly1305 covers a peer's own segments; needed for raw
+    packets (TUN, tests) and for peers that forward for others. Costs about 13 % of the throughput."""
+    keepalive_idle: float = 30.0
+    """Silence after which an established connection is probed; 0 = never."""
+    keepalive_interval: float = 10.0
+    keepalive_count: int = 6
+    """Unanswered probes until the connection counts as dead: with the above 90 s, so that a server's restart (10 s) or
+    a change of path (7 s) is survived."""
+    user_timeout: float = 120.0
+    """Without progress for so long, data in flight fails the connection (RFC 9293 §3.8.3 R2)."""
+    connect_timeout: float = 60.0
+    """The same for the handshake."""
+    max_rto: float = 2.0
+    """Cap of the backed-off time-out (never below the measured one). RFC 6298 would go to 60 s; a tunnel that
+    returns after a 7 s cut must not wait twice that, and one packet in 2 s does not congest anything."""
+    time_wait: float = 2.0
+    """2 MSL. Inside a tunnel a segment lives no longer than WireGuard's replay window."""
+    linger: float = 60.0
+    """How long `close` keeps trying to deliver what was written."""
+    max_connections: int = 4096
+    syn_backlog: int = 128
+    """Incoming connections waiting for a decision, in all."""
+    syn_timeout: float = 30.0
+    """How long one waits."""
+    bursts_per_turn: int = 16
+    """The most one connection sends in one `transmit`."""

@@ -1,0 +1,171 @@
+"""Outgoing bulk: a run of bytes becomes a burst of TCP segments in a scratch buffer that is used again and again.
+
+Two back ends make the same bytes: `VectorSegmenter` (numpy: one broadcast for the headers, one copy for the payload,
+one sum for all checksums, about 0.2 µs per segment) and `ScalarSegmenter` (about 2 µs, nearly all of it checksum).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Protocol
+
+from ...base.burst import MAX_BURST, Burst
+from . import ip
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+try:
+    import numpy
+except ImportError:  # the fast extra is not installed
+    _numpy_missing = True
+else:
+    _numpy_missing = False
+
+SCRATCH_ROWS = 64
+_SEAL_OVERHEAD = 32
+"""WireGuard's header and tag around each packet."""
+_MAX_UDP_SEND = 65_507
+"""A burst should fit one UDP send (base/burst.py), so large MTUs get fewer rows."""
+
+_PAYLOAD_SIZE_AT = 4
+_SEQ_AT = ip.HEADER_SIZE + 4
+_FLAGS_AT = ip.HEADER_SIZE + 13
+_CHECKSUM_AT = ip.HEADER_SIZE + 16
+_ADDRESSES_AT = 8
+"""The checksum covers the addresses and everything behind them, so a row is summed from here."""
+
+
+def has_numpy() -> bool:
+    """True if the vector back end can be used."""
+    return not _numpy_missing
+
+
+class Segmenter(Protocol):
+    """Cuts runs into segments. The burst it returns lives in its scratch, until the next call."""
+
+    max_rows: int
+
+    def build(self, head: bytearray, seq: int, payload: memoryview, mss: int, last_flags: int) -> Burst:
+        """Segments of `mss` bytes (the last may be shorter), at most `max_rows` of them.
+
+        `head` is the IPv6 and TCP header of the first segment, checksum 0; sequence numbers, payload sizes, checksums
+        and, in the last segment, the flags are filled in here. `payload` is not empty.
+        """
+        ...
+
+
+def make_segmenter(mtu: int, *, vector: bool) -> Segmenter:
+    """The back end asked for. Raises ImportError for `vector` without numpy."""
+    return VectorSegmenter(mtu) if vector else ScalarSegmenter(mtu)
+
+
+def _rows_for(mtu: int) -> int:
+    return max(1, min(MAX_BURST, _MAX_UDP_SEND // (mtu + _SEAL_OVERHEAD)))
+
+
+def _stride_for(mtu: int) -> int:
+    return (mtu + 15) & ~15  # rows stay aligned for 64-bit words and need no copy to be padded by WireGuard
+
+
+class ScalarSegmenter:
+    """Plain Python."""
+
+    def __init__(self, mtu: int) -> None:
+        self.max_rows = _rows_for(mtu)
+        self._stride = _stride_for(mtu)
+        self._scratch = bytearray(max(SCRATCH_ROWS if mtu <= 1500 else 1, self.max_rows) * self._stride)
+        self._view = memoryview(self._scratch)
+
+    def build(self, head: bytearray, seq: int, payload: memoryview, mss: int, last_flags: int) -> Burst:
+        """See Segmenter."""
+        out, stride, size = self._scratch, self._stride, len(payload)
+        head_size = len(head)
+        count = -(-size // mss)
+        base_sum = ip.partial_sum(head[_ADDRESSES_AT:])
+        packet_size = head_size
+        for i in range(count):
+            row, at = i * stride, i * mss
+            part = payload[at : at + mss]
+            packet_size = head_size + len(part)
+            out[row : row + head_size] = head
+            out[row + head_size : row + packet_size] = part
+            struct.pack_into(">I", out, row + _SEQ_AT, (seq + at) & 0xFFFFFFFF)
+            total = base_sum + int.from_bytes(part, "little")
+            if i == count - 1:
+                out[row + _FLAGS_AT] = last_flags
+                total += (last_flags - head[_FLAGS_AT]) << 8  # flags are the second byte of their little-endian word
+            upper = packet_size - ip.HEADER_SIZE
+            struct.pack_into(">H", out, row + _PAYLOAD_SIZE_AT, upper)
+            total += int.from_bytes(out[row + _SEQ_AT : row + _SEQ_AT + 4], "little")
+            total += swap16(upper) + swap16(ip.TCP)
+            struct.pack_into("<H", out, row + _CHECKSUM_AT, ip.finish(total))
+        full = head_size + mss if count > 1 else packet_size
+        return Burst(self._view, 0, stride, count, full, packet_size)
+
+
+class VectorSegmenter:
+    """numpy. All views are cut once; a call costs about 10 µs for 49 segments."""
+
+    def __init__(self, mtu: int) -> None:
+        self.max_rows = _rows_for(mtu)
+        self._stride = _stride_for(mtu)
+        rows = max(SCRATCH_ROWS if mtu <= 1500 else 1, self.max_rows)
+        scratch = bytearray(rows * self._stride)
+        self._view = memoryview(scratch)
+        self._bytes: NDArray[np.uint8] = numpy.frombuffer(scratch, numpy.uint8).reshape(rows, self._stride)
+        self._words: NDArray[np.uint32] = self._bytes.view("<u4")
+        self._words_be: NDArray[np.uint32] = self._bytes.view(">u4")
+        self._halves: NDArray[np.uint16] = self._bytes.view("<u2")
+        self._series: dict[int, NDArray[np.uint32]] = {}
+
+    def build(self, head: bytearray, seq: int, payload: memoryview, mss: int, last_flags: int) -> Burst:
+        """See Segmenter."""
+        head_size, size = len(head), len(payload)
+        count = -(-size // mss)
+        tail = size - (count - 1) * mss
+        row_size = head_size + mss
+        struct.pack_into(">H", head, _PAYLOAD_SIZE_AT, row_size - ip.HEADER_SIZE)
+        self._words[:count, : head_size >> 2] = numpy.frombuffer(head, "<u4")
+        self._words_be[:count, _SEQ_AT >> 2] = self._offsets(mss)[:count] + numpy.uint32(seq & 0xFFFFFFFF)
+        full = count if tail == mss else count - 1
+        if full:
+            source = numpy.frombuffer(payload, numpy.uint8, full * mss)
+            self._bytes[:full, head_size:row_size] = source.reshape(full, mss)
+        if row_size & 3:
+            self._bytes[:count, row_size : (row_size + 3) & ~3] = 0  # sums run over whole words
+        self._finish_last(count - 1, head_size, tail, payload, mss, last_flags)
+        sums = numpy.add.reduce(
+            self._words[:count, _ADDRESSES_AT >> 2 : (row_size + 3) >> 2], axis=1, dtype=numpy.uint64
+        )
+        upper = row_size - ip.HEADER_SIZE
+        sums += swap16(upper) + swap16(ip.TCP)
+        if tail != mss:
+            sums[-1] += 65535 + swap16(upper - mss + tail) - swap16(upper)
+        self._halves[:count, _CHECKSUM_AT >> 1] = 65535 - sums % 65535
+        last = head_size + tail
+        return Burst(self._view, 0, self._stride, count, row_size if count > 1 else last, last)
+
+    def _finish_last(self, row: int, head_size: int, tail: int, payload: memoryview, mss: int, last_flags: int) -> None:
+        """The last segment's flags; and, if it is shorter, its payload, size, and zeros so that the sum is right."""
+        at = row * self._stride
+        self._view[at + _FLAGS_AT] = last_flags
+        if tail != mss:
+            begin = at + head_size
+            self._view[begin : begin + tail] = payload[len(payload) - tail :]
+            self._bytes[row, head_size + tail : (head_size + mss + 3) & ~3] = 0
+            struct.pack_into(">H", self._view, at + _PAYLOAD_SIZE_AT, head_size + tail - ip.HEADER_SIZE)
+
+    def _offsets(self, mss: int) -> NDArray[np.uint32]:
+        series = self._series.get(mss)
+        if series is None:
+            if len(self._series) > 64:  # one per MSS in use; a peer that invents many must not fill memory
+                self._series.clear()
+            series = self._series[mss] = numpy.arange(self.max_rows, dtype=numpy.uint32) * numpy.uint32(mss)
+        return series
+
+
+def swap16(value: int) -> int:
+    """A 16-bit number of the wire as a little-endian word reads it."""
+    return (value & 0xFF) << 8 | value >> 8
