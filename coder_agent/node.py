@@ -450,7 +450,12 @@ class TailnetNode:
             await self._open_transports(exits, keys)
             self._tasks = await exits.enter_async_context(anyio.create_task_group())
             if self.engine.direct is not None:
-                self._hub = CandidateHub(self.engine.direct, self._endpoints_changed, self._measured)
+                self._hub = CandidateHub(
+                    self.engine.direct,
+                    changed=self._endpoints_changed,
+                    measured=self._measured,
+                    moved=lambda: self.engine.rebind("link-change"),
+                )
                 self._tasks.start_soon(self._hub.run, self.config.sources)
             try:
                 yield self

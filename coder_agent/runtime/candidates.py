@@ -25,15 +25,24 @@ class CandidateHub:
     """What all candidate sources of one node said, as one ordered list without duplicates.
 
     `changed` is called after every publication, also an unchanged one: fresh endpoints are what a call-me-maybe waits
-    for. `measured` is called when a latency or the kind of our NAT became known.
+    for. `measured` is called when a latency or the kind of our NAT became known, `moved` when the addresses of our
+    interfaces changed (another network, a VPN, waking up elsewhere).
     """
 
-    def __init__(self, direct: DirectTransport, changed: Callable[[], None], measured: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        direct: DirectTransport,
+        *,
+        changed: Callable[[], None],
+        measured: Callable[[], None],
+        moved: Callable[[], None],
+    ) -> None:
         self.direct = direct
         self.map = DerpMap()
         self.mapping_varies: bool | None = None
         self._changed = changed
         self._measured = measured
+        self._moved = moved
         self._published: dict[str, tuple[Candidate, ...]] = {}
         self._latency: dict[tuple[int, str], float] = {}
         self._stun_handlers: list[Callable[[bytes, AddrPort, float], None]] = []
@@ -82,6 +91,17 @@ class CandidateHub:
             for source in sources:
                 tasks.start_soon(self._run_source, source)
 
+    def _publish(self, source: str, candidates: tuple[Candidate, ...]) -> None:
+        before = self._local()
+        self._published[source] = candidates
+        if before and self._local() != before:
+            self._moved()
+        self._changed()
+
+    def _local(self) -> frozenset[str]:
+        """Hosts of our interfaces. Ports do not count: they change by our own rebinding."""
+        return frozenset(c.addr.host for c in self.candidates() if c.kind is CandidateKind.LOCAL)
+
     async def _run_source(self, source: CandidateSource) -> None:
         while True:
             try:
@@ -109,8 +129,7 @@ class _SourceContext:
         return self._hub.map
 
     def publish(self, source: str, candidates: Sequence[Candidate]) -> None:
-        self._hub._published[source] = tuple(candidates)
-        self._hub._changed()
+        self._hub._publish(source, tuple(candidates))
 
     def send(self, data: bytes, addr: AddrPort) -> None:
         self._hub.direct.send(Burst.of(data), UdpPath(addr))

@@ -143,6 +143,14 @@ class Engine:
 
     # ------------------------------------------------------------ from the node
 
+    def rebind(self, reason: str) -> None:
+        """The network under us changed: fresh sockets, and nothing learnt about direct paths holds any more."""
+        log.debug("rebinding: %s", reason)
+        self.counters["rebinds"] += 1
+        if self.direct is not None:
+            self.direct.rebind()
+        self.apply(self.magicsock.rebound(self._scheduler.time()))
+
     def kick(self) -> None:
         """Something may have to be sent: flush once, at the end of this turn of the loop."""
         if not self._flush_due and not self._closed:
