@@ -22,7 +22,7 @@ from .hooks.events import ControlChanged
 from .hooks.interfaces import AgentService
 from .node import NodeConfig, TailnetNode, open_node
 from .peers import PeerBook
-from .protocols.netstack.stack import SynRequest
+from .protocols.netstack.listening import SynRequest
 from .runtime.agent_link import Manifest
 from .runtime.control_link import AgentMode, ControlLink
 from .runtime.pipe import pipe

@@ -43,11 +43,13 @@ from .magicsock.core import Magicsock
 from .magicsock.core import PathStatus as PathStatus
 from .magicsock.effects import PathUpdate, PongReceived
 from .magicsock.home import choose_home, may_be_home
-from .protocols.netstack.stack import Stack, StackConfig, SynRequest
+from .protocols.netstack.config import StackConfig
+from .protocols.netstack.listening import SynRequest
+from .protocols.netstack.stack import Stack
 from .protocols.wireguard.device import Device
 from .runtime.candidates import CandidateHub
 from .runtime.engine import Cores, Engine, Tap
-from .runtime.streams import TunnelStream
+from .runtime.streams import TunnelStream as TunnelStream
 
 log = logging.getLogger(__name__)
 Ts = TypeVarTuple("Ts")
@@ -366,7 +368,7 @@ class TailnetNode:
         finally:
             await stream.aclose()
 
-    def _tunnel_pong(self, remote: IPv6Address, data: bytes) -> None:
+    def _tunnel_pong(self, remote: IPv6Address, data: bytes, port: int) -> None:
         waiter = self._tunnel_pongs.get(data)
         if waiter is not None and not waiter.done():
             waiter.set_result(self.engine.now())

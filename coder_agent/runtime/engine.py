@@ -346,9 +346,8 @@ class Engine:
 
     def _wake_streams(self) -> None:
         for connection in self.stack.woken():
-            wake = connection.user
-            if wake is not None:
-                wake()
+            if callable(connection.user):
+                connection.user()
 
     def _capture(self, direction: str, burst: Burst) -> None:
         assert self.tap is not None

@@ -9,6 +9,7 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
+from ..protocols.netstack.states import OPENING
 from ..protocols.netstack.tcp import TcpConnection
 
 CHUNK = 65536
@@ -48,6 +49,11 @@ class TunnelStream(anyio.abc.ByteStream):
         return self._connection
 
     @property
+    def unacknowledged(self) -> int:
+        """Bytes taken by `send` that the peer has not acknowledged yet."""
+        return len(self._connection.sender.buffer)
+
+    @property
     def extra_attributes(self) -> Any:
         connection = self._connection
         return {
@@ -76,7 +82,7 @@ class TunnelStream(anyio.abc.ByteStream):
 
     async def wait_established(self) -> None:
         """Wait until the handshake is done. Raises BrokenResourceError if it fails."""
-        while not self._connection.established:
+        while self._connection.state in OPENING:
             self._check()
             await self._wait()
 
@@ -111,12 +117,8 @@ class TunnelStream(anyio.abc.ByteStream):
             view = view[taken:]
             if not view:
                 return
-            await self._wait()
-
-    async def drain(self) -> None:
-        """Wait until the peer has acknowledged everything sent so far."""
-        while self._connection.unacknowledged:
-            self._check()
+            if not (taken or self._connection.full):
+                raise anyio.BrokenResourceError from ConnectionError("the connection is closed for sending")
             await self._wait()
 
     async def send_eof(self) -> None:

@@ -27,7 +27,8 @@ from ..base.paths import DerpPath, Path, UdpPath
 from ..hooks.interfaces import PacketSink
 from ..magicsock.core import Magicsock
 from ..magicsock.effects import PathUpdate, PongReceived
-from ..protocols.netstack.stack import Stack, StackConfig
+from ..protocols.netstack.config import StackConfig
+from ..protocols.netstack.stack import Stack
 from ..protocols.wireguard.device import Device
 from ..runtime.engine import Cores, Engine
 

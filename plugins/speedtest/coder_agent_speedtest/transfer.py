@@ -82,7 +82,7 @@ async def send(stream: TunnelStream, seconds: float, report: Report) -> Interval
         # A cancelled send may have queued part of the block; the next one starts a new block, which is as random.
         with anyio.move_on_after(min(REPORT_EVERY, seconds - (now - start) + 0.001)):
             await stream.send(block)
-        acknowledged = stream.sent_bytes - before - stream.connection.unacknowledged
+        acknowledged = stream.sent_bytes - before - stream.unacknowledged
         if interval := meter.add(acknowledged - meter.size, time.monotonic()):
             report(interval)
     if tail := meter.finish(time.monotonic()):
