@@ -15,6 +15,7 @@ from coder_agent.protocols.derp import frames
 from coder_agent.protocols.derp.bucket import TokenBucket
 from coder_agent.protocols.derp.client import (
     ClientEvent,
+    ClientState,
     DerpClient,
     HealthChanged,
     LoggedIn,
@@ -66,7 +67,7 @@ def test_login_transcript() -> None:
     key, info = open_client_info(SERVER, login[5:])
     assert key == A.public()
     assert (info.version, info.can_ack_pings, info.app_name) == (2, True, "test")
-    assert not client.ready
+    assert client.state is ClientState.AWAIT_SERVER_INFO
     assert events(client, server_info()) == [LoggedIn(SERVER.public(), ServerInfo())]
     assert client.ready
     assert client.take_output() == b""
