@@ -312,9 +312,10 @@ class ControlLink:
 
     async def _keep_resume_token(self, connection: RpcConnection) -> None:
         """Keeps our peer id, and so our place in the coordinator, across reconnects."""
-        while (interval := await self._refresh_resume_token(connection)) is not None:
-            await anyio.sleep(interval)
-        await anyio.sleep_forever()  # without it the connection works as well
+        while True:
+            interval = await self._refresh_resume_token(connection)
+            # Without one the connection works as well.
+            await (anyio.sleep_forever() if interval is None else anyio.sleep(interval))
 
     async def _refresh_resume_token(self, connection: RpcConnection) -> float | None:
         """Ask for a token; seconds until the next one, None if there is none to be had on this connection."""

@@ -1,0 +1,571 @@
+"""The control link against a small server of the test's: real WebSockets on loopback, our coordinator behind them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+from uuid import UUID, uuid4
+
+import anyio
+import anyio.abc
+import pytest
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from coder_agent.base.coordinate import PeerRequest, UpdateKind
+from coder_agent.base.derp_map import DerpMap, DerpNode, DerpRegion
+from coder_agent.base.node import Node
+from coder_agent.coordination.core import InMemoryCoordinator, Session
+from coder_agent.coordination.roles import AgentAuth, ClientAuth, SingleTailnetAuth
+from coder_agent.errors import ApiError, CoderAgentError, Unauthenticated
+from coder_agent.protocols.tailnet.convert import derp_map_to_proto
+from coder_agent.protocols.tailnet.proto import agent_pb2, tailnet_pb2
+from coder_agent.rpc import Handler, RpcConnection, RpcStream, coordinate_handler, streaming, unary
+from coder_agent.runtime import control_link
+from coder_agent.runtime.agent_link import Manifest
+from coder_agent.runtime.backoff import Backoff
+from coder_agent.runtime.control_link import AgentMode, ClientMode, ControlLink
+from coder_agent.testing.contracts.coordinator import AGENT, CLIENT, OTHER, make_node
+
+pytestmark = pytest.mark.anyio
+
+NODE, DISCONNECTED, LOST, READY = UpdateKind
+MAP = DerpMap(
+    regions={
+        999: DerpRegion(
+            999, "coder", "Embedded", (DerpNode("999b", 999, "coder.example", stun_port=-1),), embedded_relay=True
+        )
+    }
+)
+AGENT_RPC = "/coder.agent.v2.Agent/"
+TAILNET_RPC = "/coder.tailnet.v2.Tailnet/"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Watcher:
+    """Remembers and lets tests wait: no sleeping for something to have happened."""
+
+    def __init__(self) -> None:
+        self._changed = anyio.Event()
+
+    def note(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        with anyio.fail_after(10):
+            while not condition():
+                await self._changed.wait()
+
+
+class Sink(Watcher):
+    """A ControlSink that writes everything down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps: list[DerpMap] = []
+        self.updates: list[tuple[UUID, UpdateKind]] = []
+        self.nodes: list[Node | None] = []
+        self.links: list[str] = []
+        self.manifests: list[Manifest] = []
+
+    def on_derp_map(self, derp_map: DerpMap) -> None:
+        self.maps.append(derp_map)
+        self.note()
+
+    def on_peer_update(self, peer: UUID, kind: UpdateKind, node: Node | None, reason: str) -> None:
+        self.updates.append((peer, kind))
+        self.nodes.append(node)
+        self.note()
+
+    def on_linked(self) -> None:
+        self.links.append("up")
+        self.note()
+
+    def on_link_lost(self, reason: str) -> None:
+        self.links.append(reason)
+        self.note()
+
+    def on_manifest(self, manifest: Manifest) -> None:
+        self.manifests.append(manifest)
+        self.note()
+
+
+class Wire:
+    """An accepted WebSocket as a byte stream."""
+
+    def __init__(self, socket: ServerConnection) -> None:
+        self.socket = socket
+
+    async def receive(self) -> bytes:
+        try:
+            data = await self.socket.recv(decode=False)
+        except ConnectionClosed as exc:
+            raise anyio.EndOfStream from exc
+        assert isinstance(data, bytes)
+        return data
+
+    async def send(self, item: bytes, /) -> None:
+        assert len(item) <= 32 * 1024
+        try:
+            await self.socket.send(item)
+        except ConnectionClosed as exc:
+            raise anyio.BrokenResourceError from exc
+
+    async def aclose(self) -> None:
+        await self.socket.close()
+
+
+class NotingCoordinator(InMemoryCoordinator):
+    """Tells when it has handled a request."""
+
+    def __init__(self, note: Callable[[], None]) -> None:
+        super().__init__()
+        self._note = note
+
+    def handle(self, session: Session, request: PeerRequest) -> None:
+        super().handle(session, request)
+        self._note()
+
+
+@dataclass
+class FakeServer(Watcher):
+    """As much of a coder server as a control link needs."""
+
+    url: str = ""
+    requests: list[str] = field(default_factory=list)
+    tokens: list[str | None] = field(default_factory=list)
+    refusals: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    lifecycle: list[int] = field(default_factory=list)
+    called: list[str] = field(default_factory=list)
+    sockets: list[ServerConnection] = field(default_factory=list)
+    missing: set[str] = field(default_factory=set)
+    resume_token: str = "resume-1"
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.coordinator = NotingCoordinator(self.note)
+
+    def admit(self, socket: ServerConnection, request: Request) -> Response | None:
+        self.requests.append(request.path)
+        self.tokens.append(request.headers.get("Coder-Session-Token"))
+        if not self.refusals:
+            return None
+        status, document = self.refusals.pop(0)
+        body = json.dumps(document).encode()
+        headers = Headers({"Content-Type": "application/json", "X-Coder-Build-Version": "v0.0.0-test"})
+        headers["Content-Length"] = str(len(body))
+        return Response(status, HTTPStatus(status).phrase, headers, body)
+
+    async def handle(self, socket: ServerConnection) -> None:
+        self.sockets.append(socket)
+        assert socket.request is not None
+        parts = urlsplit(socket.request.path)
+        if parts.path.endswith("/me/rpc"):
+            handlers = self._agent_handlers()
+        else:
+            agent = UUID(parts.path.split("/")[-2])
+            handlers = {
+                f"{TAILNET_RPC}Coordinate": coordinate_handler(
+                    self.coordinator, CLIENT, ClientAuth(agent), name="client"
+                ),
+                f"{TAILNET_RPC}RefreshResumeToken": unary(tailnet_pb2.RefreshResumeTokenRequest, self._resume),
+            }
+        handlers[f"{TAILNET_RPC}StreamDERPMaps"] = streaming(tailnet_pb2.StreamDERPMapsRequest, self._derp_maps)
+        async with RpcConnection(Wire(socket), client=False) as connection:
+            await connection.serve({path: h for path, h in handlers.items() if path not in self.missing})
+
+    def _agent_handlers(self) -> dict[str, Handler]:
+        return {
+            f"{TAILNET_RPC}Coordinate": coordinate_handler(self.coordinator, AGENT, AgentAuth(AGENT), name="agent"),
+            f"{AGENT_RPC}GetManifest": unary(agent_pb2.GetManifestRequest, self._manifest),
+            f"{AGENT_RPC}UpdateStartup": unary(agent_pb2.UpdateStartupRequest, self._startup),
+            f"{AGENT_RPC}UpdateLifecycle": unary(agent_pb2.UpdateLifecycleRequest, self._lifecycle),
+            f"{AGENT_RPC}UpdateStats": unary(agent_pb2.UpdateStatsRequest, self._stats),
+            f"{AGENT_RPC}GetAnnouncementBanners": unary(agent_pb2.GetAnnouncementBannersRequest, self._banners),
+        }
+
+    async def _resume(self, _: tailnet_pb2.RefreshResumeTokenRequest) -> tailnet_pb2.RefreshResumeTokenResponse:
+        self.called.append("RefreshResumeToken")
+        self.note()
+        answer = tailnet_pb2.RefreshResumeTokenResponse(token=self.resume_token)
+        answer.refresh_in.FromSeconds(12 * 3600)
+        return answer
+
+    async def _derp_maps(self, stream: RpcStream[tailnet_pb2.StreamDERPMapsRequest]) -> None:
+        await stream.receive()
+        await stream.send(derp_map_to_proto(MAP))
+        await anyio.sleep_forever()
+
+    async def _manifest(self, _: agent_pb2.GetManifestRequest) -> agent_pb2.Manifest:
+        return agent_pb2.Manifest(
+            agent_id=AGENT.bytes,
+            workspace_id=OTHER.bytes,
+            agent_name="main",
+            workspace_name="dev",
+            owner_username="alice",
+            environment_variables={"A": "b"},
+            disable_direct_connections=True,
+            derp_map=derp_map_to_proto(MAP),
+        )
+
+    async def _startup(self, request: agent_pb2.UpdateStartupRequest) -> agent_pb2.Startup:
+        self.called.append(f"UpdateStartup {request.startup.version}")
+        return request.startup
+
+    async def _lifecycle(self, request: agent_pb2.UpdateLifecycleRequest) -> agent_pb2.Lifecycle:
+        assert request.lifecycle.changed_at.seconds > 1_600_000_000
+        self.lifecycle.append(request.lifecycle.state)
+        self.note()
+        return request.lifecycle
+
+    async def _stats(self, _: agent_pb2.UpdateStatsRequest) -> agent_pb2.UpdateStatsResponse:
+        self.called.append("UpdateStats")
+        answer = agent_pb2.UpdateStatsResponse()
+        answer.report_interval.FromSeconds(30)
+        return answer
+
+    async def _banners(self, _: agent_pb2.GetAnnouncementBannersRequest) -> agent_pb2.GetAnnouncementBannersResponse:
+        self.called.append("GetAnnouncementBanners")
+        return agent_pb2.GetAnnouncementBannersResponse()
+
+    def join(self, peer: UUID) -> Session:
+        """A peer that the test plays itself; `until` hears its updates."""
+        return self.coordinator.connect(peer, SingleTailnetAuth(), name="", wake=self.note)
+
+    def agent_node(self) -> Node | None:
+        return self.coordinator.node(AGENT)
+
+    async def drop(self) -> None:
+        """Hang up on everybody, as a server does that dies."""
+        for socket in self.sockets:
+            socket.transport.abort()
+        self.sockets.clear()
+
+
+@asynccontextmanager
+async def serving(server: FakeServer, port: int = 0) -> AsyncIterator[Server]:
+    async with serve(
+        server.handle, "127.0.0.1", port, process_request=server.admit, compression=None, close_timeout=0.1
+    ) as listener:
+        (socket,) = listener.sockets
+        server.url = f"http://127.0.0.1:{socket.getsockname()[1]}"
+        yield listener
+        await server.drop()
+
+
+@asynccontextmanager
+async def running(run: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[anyio.abc.TaskGroup]:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        yield tasks
+        tasks.cancel_scope.cancel()
+
+
+def client_link(server: FakeServer, sink: Sink, token: str = "token") -> ControlLink:
+    return ControlLink(server.url, token, mode=ClientMode(AGENT), sink=sink)
+
+
+def agent_link(server: FakeServer, sink: Sink) -> ControlLink:
+    return ControlLink(server.url, "token", mode=AgentMode("v1.2.3"), sink=sink)
+
+
+# ---------------------------------------------------------------- clients
+
+
+async def test_a_client_learns_map_and_agent_and_publishes_itself() -> None:
+    server, sink = FakeServer(), Sink()
+    async with serving(server):
+        agent = server.join(AGENT)
+        agent.request(PeerRequest(update_self=make_node(AGENT)))
+        link = client_link(server, sink)
+        link.add_tunnel(AGENT)
+        link.update_self(make_node(CLIENT))
+        async with running(link.run):
+            await sink.until(lambda: len(sink.updates) == 1 and len(sink.maps) == 1)
+            await server.until(lambda: server.coordinator.node(CLIENT) is not None)
+            told = [(u.id, u.kind, u.node) for r in agent.take() for u in r.updates]
+    assert sink.links[0] == "up"
+    assert sink.updates == [(AGENT, NODE)]
+    assert sink.nodes == [make_node(AGENT)]
+    assert sink.maps == [MAP]
+    assert told == [(CLIENT, NODE, make_node(CLIENT))]
+    assert server.tokens == ["token"]
+    assert server.requests[0] == f"/api/v2/workspaceagents/{AGENT}/coordinate?version=2.0"
+
+
+async def test_a_node_without_home_relay_is_never_sent() -> None:
+    server, sink = FakeServer(), Sink()
+    homeless = Node(1, make_node(CLIENT).key, make_node(CLIENT).disco, 0)
+    async with serving(server):
+        agent = server.join(AGENT)
+        link = client_link(server, sink)
+        link.add_tunnel(AGENT)
+        link.update_self(homeless)
+        async with running(link.run):
+            await sink.until(lambda: bool(sink.maps))
+            assert server.coordinator.node(CLIENT) is None
+            link.update_self(make_node(CLIENT))
+            await server.until(lambda: server.coordinator.node(CLIENT) is not None)
+        assert [u.node for r in agent.take() for u in r.updates if u.kind is NODE] == [make_node(CLIENT)]
+
+
+async def test_bursts_of_node_changes_become_few_updates() -> None:
+    server, sink = FakeServer(), Sink()
+    async with serving(server):
+        agent = server.join(AGENT)
+        link = client_link(server, sink)
+        link.add_tunnel(AGENT)
+        received: list[int] = []
+        async with running(link.run):
+            for port in range(1, 51):
+                link.update_self(make_node(CLIENT, port=port))
+                await anyio.lowlevel.checkpoint()
+
+            def newest() -> bool:
+                received.extend(u.node.endpoints[0].port for r in agent.take() for u in r.updates if u.node)
+                return received[-1:] == [50]
+
+            await server.until(newest)
+    assert len(received) <= 3
+
+
+async def test_tunnels_are_asked_for_again_after_a_reconnect_and_the_peer_id_is_kept() -> None:
+    server, sink = FakeServer(), Sink()
+    async with serving(server):
+        agent = server.join(AGENT)
+        agent.request(PeerRequest(update_self=make_node(AGENT)))
+        link = client_link(server, sink)
+        link.add_tunnel(AGENT)
+        link.update_self(make_node(CLIENT))
+        async with running(link.run):
+            await sink.until(lambda: len(sink.updates) == 1)
+            await server.until(lambda: "RefreshResumeToken" in server.called)
+            await sink.until(lambda: bool(link._resume_token))
+            await server.drop()
+            await sink.until(lambda: sink.links.count("up") == 2 and len(sink.updates) == 2)
+            await server.until(lambda: server.coordinator.node(CLIENT) is not None)
+    assert sink.links[1] not in ("up", "closed by us")
+    assert parse_qs(urlsplit(server.requests[-1]).query)["resume_token"] == ["resume-1"]
+
+
+async def test_a_refused_resume_token_is_dropped() -> None:
+    server, sink = FakeServer(), Sink()
+    refusal = {"message": "Bad token.", "validations": [{"field": "resume_token", "detail": "expired"}]}
+    async with serving(server):
+        link = client_link(server, sink)
+        link._resume_token = "stale"
+        server.refusals.append((401, refusal))
+        async with running(link.run):
+            await sink.until(lambda: "up" in sink.links)
+    assert ["resume_token" in path for path in server.requests[:2]] == [True, False]
+
+
+async def test_a_server_without_resume_tokens_is_fine() -> None:
+    server, sink = FakeServer(missing={f"{TAILNET_RPC}RefreshResumeToken"}), Sink()
+    async with serving(server):
+        link = client_link(server, sink)
+        link.update_self(make_node(CLIENT))
+        async with running(link.run):
+            await sink.until(lambda: bool(sink.maps))
+            await server.until(lambda: server.coordinator.node(CLIENT) is not None)
+            assert sink.links == ["up"]
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 500])
+async def test_a_refusal_of_the_first_attempt_is_final_for_clients(status: int) -> None:
+    server, sink = FakeServer(refusals=[(status, {"message": "Resource not found."})]), Sink()
+    async with serving(server):
+        with pytest.raises(ApiError, match="Resource not found") as caught:
+            await client_link(server, sink).run()
+    assert caught.value.status == status
+    assert sink.links == []
+
+
+async def test_a_wrong_token_is_final_and_not_repeated_in_the_error() -> None:
+    server, sink = FakeServer(refusals=[(401, {"message": "You are signed out."})]), Sink()
+    async with serving(server):
+        with pytest.raises(Unauthenticated) as caught:
+            await client_link(server, sink, token="s3cret").run()
+    assert "coder login" in str(caught.value.hint)
+    assert "s3cret" not in repr(caught.value)
+
+
+async def test_later_refusals_are_retried() -> None:
+    server, sink = FakeServer(), Sink()
+    async with serving(server):
+        link = client_link(server, sink)
+        async with running(link.run):
+            await sink.until(lambda: "up" in sink.links)
+            server.refusals += [(404, {"message": "Gone."}), (401, {"message": "Who?"}), (503, {"message": "Busy."})]
+            await server.drop()
+            await sink.until(lambda: sink.links.count("up") == 2)
+    assert server.refusals == []
+
+
+async def test_a_server_that_is_away_is_tried_until_it_is_there() -> None:
+    server, sink = FakeServer(), Sink()
+    async with serving(server):
+        port = urlsplit(server.url).port
+    assert port is not None
+    link = client_link(server, sink)
+    async with running(link.run), serving(server, port):
+        await sink.until(lambda: "up" in sink.links)
+
+
+async def test_a_goodbye_is_told_to_the_others() -> None:
+    server, sink = FakeServer(), Sink()
+    async with serving(server):
+        agent = server.join(AGENT)
+        link = client_link(server, sink)
+        link.add_tunnel(AGENT)
+        link.update_self(make_node(CLIENT))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(link.run)
+            await server.until(lambda: server.coordinator.node(CLIENT) is not None)
+            with anyio.fail_after(5):
+                await link.aclose_gracefully()
+        assert [u.kind for r in agent.take() for u in r.updates] == [NODE, DISCONNECTED]
+
+
+async def test_a_cancelled_link_says_goodbye_too() -> None:
+    server, sink = FakeServer(), Sink()
+    async with serving(server):
+        agent = server.join(AGENT)
+        link = client_link(server, sink)
+        link.add_tunnel(AGENT)
+        link.update_self(make_node(CLIENT))
+        async with running(link.run):
+            await server.until(lambda: server.coordinator.node(CLIENT) is not None)
+        assert [u.kind for r in agent.take() for u in r.updates] == [NODE, DISCONNECTED]
+
+
+async def test_leaving_while_the_server_is_away_does_not_wait_for_it() -> None:
+    sink = Sink()
+    link = ControlLink("http://127.0.0.1:9", "t", mode=ClientMode(AGENT), sink=sink)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(link.run)
+        await anyio.wait_all_tasks_blocked()
+        with anyio.fail_after(2):
+            await link.aclose_gracefully()
+
+
+async def test_a_refused_request_is_reported_as_the_reason() -> None:
+    server, sink = FakeServer(), Sink()
+    async with serving(server):
+        link = client_link(server, sink)
+        link.add_tunnel(uuid4())
+        async with running(link.run):
+            await sink.until(lambda: len(sink.links) > 1)
+    assert sink.links[1].startswith("the server refused: this connection may open a tunnel to its own agent only")
+
+
+# ---------------------------------------------------------------- agents
+
+
+async def test_an_agent_lives_its_life() -> None:
+    server, sink = FakeServer(), Sink()
+    async with serving(server):
+        client = server.join(CLIENT)
+        client.request(PeerRequest(update_self=make_node(CLIENT), add_tunnel=AGENT))
+        link = agent_link(server, sink)
+        link.update_self(make_node(AGENT))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(link.run)
+            await sink.until(lambda: sink.updates == [(CLIENT, NODE)])
+            link.ready_for_handshake(CLIENT)
+            seen: list[UpdateKind] = []
+
+            def heard() -> bool:
+                seen.extend(u.kind for r in client.take() for u in r.updates)
+                return READY in seen
+
+            await server.until(heard)
+            await server.until(lambda: server.lifecycle == [2, 5])
+            with anyio.fail_after(5):
+                await link.aclose_gracefully()
+    assert server.requests == ["/api/v2/workspaceagents/me/rpc?version=2.10&role=agent"]
+    assert server.lifecycle == [2, 5, 6, 9]
+    assert {"UpdateStartup v1.2.3", "UpdateStats", "GetAnnouncementBanners"} <= set(server.called)
+    (manifest,) = sink.manifests
+    assert (manifest.agent_id, manifest.workspace_id, manifest.owner_username) == (AGENT, OTHER, "alice")
+    assert manifest.disable_direct_connections
+    assert not manifest.derp_force_websockets
+    assert manifest.derp_map == MAP
+    assert manifest.environment == {"A": "b"}
+
+
+async def test_an_agent_reports_each_state_once_however_often_it_connects() -> None:
+    server, sink = FakeServer(), Sink()
+    async with serving(server):
+        link = agent_link(server, sink)
+        link.update_self(make_node(AGENT))
+        async with running(link.run):
+            await server.until(lambda: server.lifecycle == [2, 5])
+            assert link._reporter is not None
+            await link._reporter.wait_delivered()  # else the last one is rightly repeated
+            await server.drop()
+            await sink.until(lambda: sink.links.count("up") == 2)
+            await server.until(lambda: server.agent_node() is not None)
+            assert server.lifecycle == [2, 5]
+    assert len(sink.manifests) == 2
+
+
+async def test_an_agent_steps_down_to_an_older_server() -> None:
+    refusal = {
+        "message": "Unknown or unsupported API version",
+        "validations": [{"field": "version", "detail": "server is at 2.4"}],
+    }
+    server, sink = FakeServer(refusals=[(400, refusal)], missing={f"{AGENT_RPC}GetAnnouncementBanners"}), Sink()
+    async with serving(server), running(agent_link(server, sink).run):
+        await server.until(lambda: server.lifecycle == [2, 5])
+    assert "version=2.0" in server.requests[1]
+
+
+async def test_an_agent_retries_what_is_final_for_clients_but_not_a_wrong_token() -> None:
+    server, sink = (
+        FakeServer(refusals=[(404, {"message": "x"}), (500, {"message": "y"}), (401, {"message": "z"})]),
+        Sink(),
+    )
+    async with serving(server):
+        with pytest.raises(Unauthenticated, match="z"):
+            await agent_link(server, sink).run()
+    assert len(server.requests) == 3
+
+
+async def test_something_else_behind_the_url_is_named() -> None:
+    async def other(stream: anyio.abc.ByteStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, other)
+        link = ControlLink(f"http://127.0.0.1:{port}", "t", mode=AgentMode(), sink=Sink())
+        with pytest.raises(CoderAgentError, match="is not a coder server"):
+            await link.run()
+        tasks.cancel_scope.cancel()
+    await listener.aclose()
+
+
+def test_backoff_doubles_to_its_ceiling_and_is_never_longer() -> None:
+    backoff = Backoff(0.05, 10.0, lambda: 0.0)
+    delays = [backoff.next() for _ in range(10)]
+    assert delays[:3] == [0.05, 0.1, 0.2]
+    assert delays[-1] == control_link.BACKOFF_CEILING
+    backoff.reset()
+    assert backoff.next() == 0.05
+    assert Backoff(1.0, 10.0, lambda: 1.0).next() == 0.75
