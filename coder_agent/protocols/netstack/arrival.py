@@ -42,8 +42,7 @@ def arrive(connection: TcpConnection, segment: Segment, now: float) -> None:
         return
     if segment.size or flags & FIN:
         _take_data(connection, segment, seq, flags, now)
-    connection.owner.ready(connection)
-    connection.owner.schedule(connection)
+    connection.owner.ready(connection)  # the next transmit also looks at its timers
 
 
 def _is_acceptable(connection: TcpConnection, segment: Segment, seq: int, flags: int, now: float) -> bool:
@@ -180,7 +179,6 @@ def _during_open(connection: TcpConnection, segment: Segment, now: float) -> Non
         connection.move(Event.SYN)
         connection.send_syn_again()
     connection.owner.ready(connection)
-    connection.owner.schedule(connection)
 
 
 def reset_for(flow: bytes, segment: Segment) -> bytes:

@@ -62,7 +62,7 @@ class Sender:
         "_probe_due",
         "_probe_end",
         "_probe_resent",
-        "_probe_at",
+        "_probe_from",
         "_persist_at",
         "_backoff",
         "_timer_base",
@@ -96,7 +96,7 @@ class Sender:
         self._probe_due = False
         self._probe_end: int | None = None
         self._probe_resent = False
-        self._probe_at: float | None = None
+        self._probe_from: float | None = None
         self._persist_at: float | None = None
         self._backoff = 0
         self._timer_base = self._progress_at = self._heard_at = self._sent_at = 0.0
@@ -167,7 +167,7 @@ class Sender:
             cubic = self.cubic
             if self._limited or (cubic.in_slow_start and 2 * flight >= cubic.cwnd):
                 cubic.on_ack(delivered, board.una, board.nxt, now, self.rtt.srtt, sample or 0.0)
-        self._arm_probe(now)
+        self._probe_from = now
 
     def _enter_sacks(self, ack: int, sacks: list[tuple[int, int]], now: float) -> int:
         first = sacks[0]
@@ -259,7 +259,7 @@ class Sender:
         size = pending + (self.fin_wanted and start + pending == self.buffer.end)
         board.sent(size, now)
         self._sent_at = now
-        self._arm_probe(now)
+        self._probe_from = now
         return Run(start, start + size)
 
     def _restart(self, now: float) -> None:
@@ -307,8 +307,8 @@ class Sender:
         if board.una == board.nxt:
             return self._persist_at
         at = self._timer_base + self._interval()
-        if self._probe_at is not None and self._probe_at < at:
-            at = self._probe_at
+        if self._probe_from is not None:
+            at = min(at, self._probe_time())
         if board.reorder_deadline is not None and board.reorder_deadline < at:
             at = board.reorder_deadline
         return at
@@ -320,8 +320,8 @@ class Sender:
             return self._persist(now)
         if board.reorder_deadline is not None and board.reorder_deadline <= now:
             self._detect(now)
-        elif self._probe_at is not None and self._probe_at <= now:
-            self._probe_at = None
+        elif self._probe_from is not None and self._probe_time() <= now:
+            self._probe_from = None
             self._probe_due = True
         elif self._timer_base + self._interval() <= now:
             return self._time_out(now)
@@ -354,7 +354,7 @@ class Sender:
         self._recovery_end = board.nxt
         self._after_timeout = True
         self._force = True
-        self._probe_at = self._probe_end = None
+        self._probe_from = self._probe_end = None
         self._probe_due = False
         self._duplicates = 0
         return True
@@ -370,19 +370,16 @@ class Sender:
         self._persist_at = now + self._interval()
         return True
 
-    def _arm_probe(self, now: float) -> None:
-        """A tail loss probe, after the last data or acknowledgement (RFC 8985 §7.2)."""
+    def _probe_time(self) -> float:
+        """When a tail loss probe is due: some time after the last data or acknowledgement (RFC 8985 §7.2).
+
+        Computed when asked, so that the hot path only stores a time. inf = no probe in this situation.
+        """
         board = self.board
-        if (
-            board.una == board.nxt
-            or self._recovery_end is not None
-            or self._probe_end is not None
-            or self._backoff
-            or not self.sack_permitted
-        ):
-            self._probe_at = None
-            return
+        idle = self._recovery_end is None and self._probe_end is None and not self._backoff
+        if self._probe_from is None or not idle or not self.sack_permitted:
+            return float("inf")
         wait = max(2 * self.rtt.srtt, _MIN_PROBE) if self.rtt.srtt else self.rtt.rto
         if board.nxt - board.una <= self.mss:
             wait += _DELAYED_ACK
-        self._probe_at = now + wait
+        return self._probe_from + wait

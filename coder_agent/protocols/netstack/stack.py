@@ -14,6 +14,7 @@ from ...base.burst import Burst
 from ...errors import LocalProtocolError
 from . import icmp, ip, segments
 from .arrival import arrive, reset_for
+from .checksums import make_verifier
 from .config import StackConfig
 from .listening import Backlog, SynRequest
 from .merger import make_merger, payload_size
@@ -45,6 +46,7 @@ class Stack(Messenger):
         self._rng = rng
         self._segmenter = make_segmenter(config.mtu, vector=use_numpy)
         self._merger = make_merger(vector=use_numpy)
+        self._verify_run = make_verifier(vector=use_numpy)
         self._flows: dict[bytes, TcpConnection] = {}
         self._backlog = Backlog(config.syn_backlog, config.syn_timeout)
         self._timers = TimerQueue()
@@ -107,7 +109,7 @@ class Stack(Messenger):
                 index += 1
                 continue
             taken = self._merger.take(burst, index, segment, head)
-            if not self.config.verify_checksums or self._verified(burst, index, taken):
+            if self._verified(burst, index, taken):
                 self._arrive(connection, segment, now)
             elif taken > 1:
                 self._arrive_singly(connection, burst, index, taken, now)
@@ -145,13 +147,10 @@ class Stack(Messenger):
 
     def _verified(self, burst: Burst, index: int, count: int) -> bool:
         """True if checksums need not be, or are, right; wrong ones of single packets are counted."""
-        if not self.config.verify_checksums:
+        if not self.config.verify_checksums or self._verify_run(burst, index, count):
             return True
-        for row in range(index, index + count):
-            if not ip.verify(burst.row(row), payload_size(burst, row), ip.TCP):
-                self.counters["bad-checksum"] += count == 1
-                return False
-        return True
+        self.counters["bad-checksum"] += count == 1
+        return False
 
     def _receive_stray(self, peer: Hashable, flow: bytes, segment: Segment, now: float) -> None:
         """A segment of no connection: a new one, a withdrawn one, or nonsense."""
@@ -250,40 +249,35 @@ class Stack(Messenger):
         Connections take turns, a burst each.
         """
         held: list[TcpConnection] = []
-        sent: dict[TcpConnection, int] = {}
+        seen: dict[TcpConnection, int] = {}
         ready = self._ready
         try:
             while ready and budget > 0:
                 connection = ready.popleft()
-                peer = connection.peer
-                if peer in blocked or sent.get(connection, 0) >= self.config.bursts_per_turn:
+                peer, sent = connection.peer, seen.get(connection, 0)
+                seen[connection] = sent
+                if peer in blocked or sent >= self.config.bursts_per_turn:
                     held.append(connection)
                     continue
                 connection.queued = False
-                if peer is None:
-                    self._skip_unrouted(connection, now)
-                    continue
                 out = connection.emit(now, self._segmenter)
-                self.schedule(connection)
                 if out is None:
                     continue
                 self.ready(connection)
-                if isinstance(out, bytes):
+                if peer is None:
+                    self.counters["no-route"] += 1
+                elif isinstance(out, bytes):
                     self.outbox.put(peer, out)
-                    continue
-                yield from self.outbox.drain(blocked)
-                sent[connection] = sent.get(connection, 0) + 1
-                budget -= 1
-                yield peer, out
+                else:
+                    yield from self.outbox.drain(blocked)
+                    seen[connection] = sent + 1
+                    budget -= 1
+                    yield peer, out
             yield from self.outbox.drain(blocked)
         finally:
             ready.extend(held)
-
-    def _skip_unrouted(self, connection: TcpConnection, now: float) -> None:
-        """Its address belongs to nobody (any more): as if its packets were lost."""
-        while connection.emit(now, self._segmenter) is not None:
-            self.counters["no-route"] += 1
-        self.schedule(connection)
+            for connection in seen:
+                self.schedule(connection)
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
