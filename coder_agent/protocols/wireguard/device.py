@@ -69,15 +69,19 @@ class Device:
 
     # ------------------------------------------------------------ peers
 
-    def add_peer(self, key: NodePublic, *, psk: bytes | None = None, persistent_keepalive: float = 0.0) -> None:
-        """Let `key` talk to us. Known already ⇒ its settings change; a new PSK counts from the next handshake on."""
+    def add_peer(self, key: NodePublic, *, psk: bytes | None = None, persistent_keepalive: float | None = None) -> None:
+        """Let `key` talk to us. Known already ⇒ its settings change; a new PSK counts from the next handshake on.
+
+        `persistent_keepalive`: seconds, 0 = off, None = as it was (off for a new peer).
+        """
         if psk is not None and len(psk) != len(NO_PSK):
             raise LocalProtocolError(f"a pre-shared key has {len(NO_PSK)} bytes, not {len(psk)}")
         peer = self._peers.get(key)
         if peer is None:
             peer = self._peers[key] = Peer(key, self._handshakes.static_static(key))
         peer.psk = NO_PSK if psk is None else psk
-        self._set_keepalive(peer, persistent_keepalive)
+        if persistent_keepalive is not None:
+            self._set_keepalive(peer, persistent_keepalive)
 
     def remove_peer(self, key: NodePublic) -> None:
         """Forget `key`, its sessions and its queue. Unknown keys are fine."""
@@ -113,7 +117,7 @@ class Device:
         return None if state is None else state.last_received
 
     def _set_keepalive(self, peer: Peer, seconds: float) -> None:
-        peer.timers.set_persistent(seconds)
+        peer.timers.set_persistent(seconds, peer.last_received)
         self._rearm(peer)
 
     # ------------------------------------------------------------ sending

@@ -98,12 +98,13 @@ class Timers:
             self.another_keepalive = False
             self.keepalive_at = self._due(now + KEEPALIVE_TIMEOUT)
 
-    def set_persistent(self, seconds: float) -> None:
-        """Send something at least every `seconds`; 0 = off. Switching it on is due at once: it opens a NAT mapping."""
+    def set_persistent(self, seconds: float, last_traffic: float | None) -> None:
+        """Send something at least every `seconds`; 0 = off. Without traffic so far it is due at once: it opens a NAT
+        mapping."""
         if not seconds:
             self.persistent_at = NEVER
-        elif not self.persistent:
-            self.persistent_at = self._due(0.0)
+        elif seconds != self.persistent:
+            self.persistent_at = self._due(0.0 if last_traffic is None else last_traffic + seconds)
         self.persistent = seconds
 
     def postpone_persistent(self, now: float) -> None:

@@ -430,6 +430,15 @@ def test_persistent_keepalive_starts_at_once_and_yields_to_traffic() -> None:
     assert sim.sent("a") == []
 
 
+def test_persistent_keepalive_of_a_peer_with_traffic_waits_its_turn() -> None:
+    sim = connected()
+    a, b = sim.devices["a"], sim.keys["b"]
+    a.set_keepalive(b, 25.0)
+    a.add_peer(b)  # an update of the peer changes only what it names
+    sim.run(60.0)
+    assert [(len(seen.data), round(seen.time)) for seen in sim.wire] == [(32, 25), (32, 50)]
+
+
 def test_persistent_keepalive_keeps_trying_without_an_answer() -> None:
     sim = SimWireGuard(fate=lambda _sender, _data: [])
     sim.devices["a"].add_peer(sim.keys["b"], persistent_keepalive=25.0)
