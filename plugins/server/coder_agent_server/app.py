@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.routing import BaseRoute, Mount, Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
@@ -40,7 +40,7 @@ def build_app(server: Deployment, plugin_routes: Sequence[BaseRoute] = ()) -> AS
             *relay.routes(),
             *pages.routes(),
             Route("/api/v2", meta.hello, methods=["GET"]),
-            Mount("/api/v2", routes=api),
+            Mount("/api/v2", app=Router(api, redirect_slashes=False)),
             *plugin_routes,
             WebSocketRoute("/{path:path}", unknown_socket),
         ],

@@ -33,6 +33,7 @@ from .store.database import open_database
 from .store.deployment import open_deployment
 from .stun import open_stun
 from .upgrade import UpgradableH11Protocol
+from .websockets import QuietWebSocketProtocol
 
 logger = logging.getLogger("coder_agent.server")
 
@@ -244,7 +245,7 @@ def _config(app: ASGIApp, tls: ssl.SSLContext | None) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
         http=UpgradableH11Protocol,
-        ws="websockets-sansio",
+        ws=QuietWebSocketProtocol,
         ws_max_size=MAX_WEBSOCKET_MESSAGE,
         ws_ping_interval=WEBSOCKET_PING_SECONDS,
         ws_ping_timeout=WEBSOCKET_PONG_SECONDS,

@@ -6,7 +6,7 @@ Needs httpx2, which the server itself does not.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,8 @@ from typing import Any
 
 import anyio
 import httpx2
+from pwdlib import PasswordHash
+from pwdlib.hashers.argon2 import Argon2Hasher
 
 from coder_agent.base.addresses import AddrPort
 from coder_agent.hooks import hookimpl
@@ -22,6 +24,7 @@ from coder_agent.hooks.manager import PluginHost, build_plugin_manager
 from coder_agent.hooks.settings import Settings, load_settings
 
 from .options import ServerOptions, resolve_options
+from .passwords import Passwords
 from .serving import Running, open_server
 from .settings import ServerSettings
 
@@ -120,10 +123,11 @@ def make_host(*plugins: tuple[str, object]) -> PluginHost:
 
 @asynccontextmanager
 async def run_server(data_dir: Path, *plugins: tuple[str, object], **settings: Any) -> AsyncIterator[Server]:
-    """A server until the end of the block."""
+    """A server until the end of the block, with passwords that are quick to check."""
     relay = EchoRelay()
     host = make_host(("relay", RelayPlugin(relay)), *plugins)
     async with open_server(make_options(data_dir, **settings), host, load_settings(host)) as running:
+        running.deployment.passwords = Passwords(PasswordHash((Argon2Hasher(time_cost=1, memory_cost=64),)))
         yield Server(running, relay)
 
 
@@ -164,9 +168,8 @@ async def sign_in(url: str, name: str) -> AsyncIterator[Api]:
         yield api
 
 
-async def eventually(check: Any, *, timeout: float = 10.0) -> Any:
-    """Await `check()` until it answers something true."""
+async def eventually(check: Callable[[], Awaitable[object]], *, timeout: float = 10.0) -> None:
+    """Return once `check()` answers something true. For what another process or connection brings about."""
     with anyio.fail_after(timeout):
-        while not (answer := await check()):
+        while not await check():  # noqa: ASYNC110 - there is no event: the answer is on the other side of HTTP
             await anyio.sleep(0.01)
-    return answer

@@ -35,7 +35,7 @@ def build_info_document(server: Deployment) -> Document:
 def connection_document(server: Deployment) -> Document:
     """What a client needs to build its side of the tailnet."""
     return {
-        "derp_map": to_json(server.derp_map.current),
+        "derp_map": {"HomeParams": {"RegionScore": {}}, **to_json(server.derp_map.current)},
         "derp_force_websockets": server.options.relay.force_websockets,
         "disable_direct_connections": server.options.block_direct,
         "hostname_suffix": server.options.hostname_suffix,
