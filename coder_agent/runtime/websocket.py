@@ -122,7 +122,8 @@ class WebSocketStream:
     def _end(self) -> CoderAgentError:
         if isinstance(self._protocol.parser_exc, ProtocolError):
             return TransportBroken(f"{self._name} broke the WebSocket rules: {self._protocol.parser_exc}")
-        reason = self._protocol.close_reason
+        closed = self._protocol.close_rcvd  # not close_reason: that one waits until the TCP connection is gone, too
+        reason = closed.reason if closed is not None else ""
         return TransportBroken(f"{self._name} closed the connection{f': {reason}' if reason else ''}")
 
 
