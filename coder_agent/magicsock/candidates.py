@@ -145,6 +145,13 @@ class CandidateTable:
         stale = [addr for addr, candidate in self._by_addr.items() if candidate.is_stale(now)]
         for addr in stale:
             del self._by_addr[addr]
+        # Listed ones that also pinged us stay as learnt when the list drops them: their number needs a bound of its own.
+        learnt = [one for one in self._by_addr.values() if not one.listed and not one.called]
+        excess = len(learnt) - c.CANDIDATE_PRUNE_THRESHOLD
+        if excess > 0:
+            learnt.sort(key=lambda one: (bool(one.pongs), one.got_ping_at))
+            for one in learnt[:excess]:
+                del self._by_addr[one.addr]
 
     def forget_probes(self) -> None:
         """Our sockets were reopened: what pongs have taught holds no more."""

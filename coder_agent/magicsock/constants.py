@@ -109,3 +109,6 @@ WIRE_MTU_PROBES = (1280, 1360, 1400, 1500, 8000, 9000)
 """Wire sizes that upstream probes when told to; offered for sized user pings."""
 UDP_OVERHEAD_V4, UDP_OVERHEAD_V6 = 28, 48
 """IP and UDP headers: payload + this = wire size."""
+
+TIMER_SLACK = 0.001
+"""Seconds behind the end of a span at which it is surely over."""

@@ -266,6 +266,8 @@ class Magicsock:
             peer.scheduled_at = FOREVER
             effects += self._prober.expire_pings(peer, now)
             effects += self._prober.expire_call(peer, now)
+            if peer.lost_trust(now):
+                effects += peer.announce(now, "no-pong")
             if peer.heartbeat_at is not None and now >= peer.heartbeat_at:
                 effects += self._prober.heartbeat(peer, now)
             self._schedule(peer)

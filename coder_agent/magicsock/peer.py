@@ -150,6 +150,8 @@ class Peer:
         when = FOREVER if self.heartbeat_at is None else self.heartbeat_at
         if self.call_due is not None:
             when = min(when, self.call_due)
+        if self.heartbeat_at is not None and self.announced is PathKind.DIRECT:
+            when = min(when, self.trusted_until + c.TIMER_SLACK)
         for ping in self.sent.values():  # the first is the oldest
             return min(when, ping.at + c.PING_TIMEOUT)
         return when
@@ -216,6 +218,10 @@ class Peer:
             return False
         self.clear_best()
         return True
+
+    def lost_trust(self, now: float) -> bool:
+        """The path in use is not answering: whoever waits for an acknowledgement on it waits in vain."""
+        return self.heartbeat_at is not None and self.announced is PathKind.DIRECT and not self.is_trusted(now)
 
     def announce(self, now: float, reason: str) -> list[Effect]:
         """Compare what carries packets now with what was last announced; say so if it differs."""

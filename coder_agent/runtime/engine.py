@@ -218,6 +218,9 @@ class Engine:
             case SessionReady():
                 self._observer.session_ready(effect.peer)
             case PathUpdate():
+                # TCP may be sitting out a time-out that it backed off to while the old path was dead.
+                self.stack.path_changed(effect.peer, self._scheduler.time())
+                self.kick()
                 self._observer.path_updated(effect)
             case PongReceived():
                 self._observer.pong_received(effect)
