@@ -80,11 +80,13 @@ class UpgradeCarrier:
         try:
             self._http.receive_data(data)
             event = self._http.next_event()
+            while isinstance(event, h11.InformationalResponse) and event.status_code != 101:
+                event = self._http.next_event()
         except h11.ProtocolError as exc:
             raise UpgradeRefused("the relay's answer is not HTTP/1.1") from exc
         if event is h11.NEED_DATA:
             return []
-        if isinstance(event, h11.InformationalResponse) and event.status_code == 101:
+        if isinstance(event, h11.InformationalResponse):
             self.raw = True
             trailing, _ = self._http.trailing_data
             return [trailing] if trailing else []
@@ -140,6 +142,8 @@ class WebSocketCarrier:
                     payloads.append(bytes(event.data))
         if self._socket.parser_exc is not None:
             raise RemoteProtocolError(f"the WebSocket broke: {self._socket.parser_exc}") from self._socket.parser_exc
+        if self._socket.state in (State.CLOSING, State.CLOSED):
+            raise TransportBroken(f"the relay closed the WebSocket: {self._socket.close_exc}")
         return payloads
 
     def wrap(self, data: bytes | memoryview) -> list[bytes]:

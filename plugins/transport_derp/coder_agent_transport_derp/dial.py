@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.request import getproxies, proxy_bypass
 
 import anyio
@@ -57,13 +57,21 @@ def proxy_for(node: DerpNode, dial: DialOptions) -> str | None:
     """The proxy to use: as configured, else as the environment says (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY)."""
     if dial.proxy is not None:
         return dial.proxy or None
-    if proxy_bypass(f"{node.host_name}:{port_of(node)}"):
+    if _is_loopback(node.host_name) or proxy_bypass(f"{node.host_name}:{port_of(node)}"):
         return None
     proxies = getproxies()
     url = proxies.get("http" if node.force_http else "https") or proxies.get("all")
     if url and "://" not in url:
         return f"http://{url}"
     return url
+
+
+def _is_loopback(host: str) -> bool:
+    """As Go does: no proxy in the environment is meant for this machine itself."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 async def _through(proxy: str, node: DerpNode) -> socket.socket:

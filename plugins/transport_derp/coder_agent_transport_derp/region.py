@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import ssl
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -68,7 +69,7 @@ class Region:
         self._queue: deque[tuple[Burst, NodePublic]] = deque()
         self._queued_bytes = 0
         self._scope: anyio.CancelScope | None = None
-        self._announced = False
+        self._announced: tuple[bool, str] | None = None
         self._paths: dict[NodePublic, DerpPath] = {}
 
     # ------------------------------------------------------------ for the transport
@@ -228,6 +229,12 @@ class Region:
             await loop.create_connection(
                 lambda: connection, sock=sock, ssl=tls, server_hostname=node.host_name if tls else None
             )
+        except ssl.SSLCertVerificationError as exc:
+            sock.close()
+            raise TransportBroken(
+                f"the certificate of {node.host_name} does not verify: {exc.verify_message}",
+                hint="if the relay uses a private CA, name its file with ca_file",
+            ) from exc
         except OSError as exc:  # ssl.SSLError is one
             sock.close()
             raise TransportBroken(f"no TLS with {node.host_name}: {exc.strerror or exc}") from exc
@@ -252,11 +259,10 @@ class Region:
 
     def _up(self, connection: RelayConnection) -> None:
         self.connection = connection
-        self._announced = True
         self._shared.counters["connects"] += 1
         if self.home is not connection.client.home:
             self.set_home(self.home)
-        self._shared.context.emit(RelayChanged(self.id, True, self._shared.websocket_reasons.get(self.id, "")))
+        self._announce(True, self._shared.websocket_reasons.get(self.id, ""))
         while self._queue and connection.usable:
             burst, destination = self._queue.popleft()
             self._queued_bytes -= burst.size_bytes
@@ -264,10 +270,15 @@ class Region:
         self._shared.writable()
 
     def _down(self, reason: str) -> None:
-        """Say once that the region is not connected."""
-        if self._announced or self.home:
-            self._announced = False
-            self._shared.context.emit(RelayChanged(self.id, False, reason))
+        """Say that the region is not connected, if anybody expects it to be."""
+        if self.home or (self._announced and self._announced[0]):
+            self._announce(False, reason)
+
+    def _announce(self, connected: bool, reason: str) -> None:
+        """Tell observers, but not the same twice: a home that is down is dialled every few seconds."""
+        if self._announced != (connected, reason):
+            self._announced = (connected, reason)
+            self._shared.context.emit(RelayChanged(self.id, connected, reason))
 
     # ------------------------------------------------------------ the queue before the connection
 

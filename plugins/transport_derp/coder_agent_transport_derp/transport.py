@@ -78,6 +78,7 @@ class DerpTransport:
             if definition == region.definition:
                 continue
             del self._regions[region_id]
+            self._shared.websocket_reasons.pop(region_id, None)  # it may be another server now
             self._forget_routes(region_id)
             region.close("the relay map changed" if definition else "the region left the relay map")
         for region_id, definition in derp_map.regions.items():
