@@ -48,8 +48,8 @@ class Columns(Protocol):
         ...
 
     def read(self, count: int) -> tuple[int, Sequence[int]] | None:
-        """If the first `count` headers have equal words and rising counters: word and counters, with the nonces filled.
-        The counters are a range if none is missing. Otherwise (foreign rows, reordered, duplicated) None."""
+        """If the first `count` headers have equal words: that word and the counters, with the nonces filled. The
+        counters are a range if they are consecutive. Otherwise (rows of several sessions or kinds) None."""
         ...
 
 
@@ -79,20 +79,19 @@ class ScalarColumns:
         """See Columns."""
         unpack, pack_counter = _HEADER.unpack_from, _COUNTER.pack_into
         buffer, nonces, stride, position = self._buffer, self._nonces, self._stride, self._base
-        expected, counter = unpack(buffer, position)
+        expected, first = unpack(buffer, position)
         counters = []
-        previous, nonce = counter - 1, 4
+        nonce = 4
         for _ in range(count):
             word, counter = unpack(buffer, position)
-            if word != expected or counter <= previous:
+            if word != expected:
                 return None
             pack_counter(nonces, nonce, counter)
             counters.append(counter)
-            previous = counter
             position += stride
             nonce += NONCE_SIZE
-        first = counters[0]
-        return expected, range(first, first + count) if previous - first == count - 1 else counters
+        run = range(first, first + count)
+        return expected, run if counters == list(run) else counters
 
 
 class VectorColumns:
@@ -124,11 +123,9 @@ class VectorColumns:
         # Comparing bytes is cheaper than numpy's own compare and reduce for so few rows.
         if words.tobytes() != word.to_bytes(8, "little") * count:
             return None
-        np.add(self._steps[:count], first, out=nonces)  # wraps round for absurd counters; then they do not compare
-        if counters.tobytes() == nonces.tobytes():
+        np.add(self._steps[:count], first, out=nonces)
+        if counters.tobytes() == nonces.tobytes() and first + count <= 2**64:
             return word, range(first, first + count)
-        if not (counters[1:] > counters[:-1]).all():
-            return None
         nonces[:] = counters
         return word, counters.tolist()
 

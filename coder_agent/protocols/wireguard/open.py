@@ -1,13 +1,13 @@
 """Datagrams in, inner packets out, in the order they came.
 
-A burst that is one run (one session, rising counters above all seen, some perhaps missing) is opened through cached
+A burst that is one run (one session, counters all new; some may be missing or out of order) is opened through cached
 views with one Python loop around the AEAD call. What is not a run goes packet by packet from where the run ended; good
 packets of one session and equal size still leave together, because the TCP above is fast on runs only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import length_hint
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from ...base.burst import Burst
 from ..effects import Dropped
 from .columns import RUN_MAX, RUN_MIN, Columns, Nonces, ScalarColumns, VectorColumns
 from .messages import HEADER_SIZE, INITIATION_SIZE, OVERHEAD, TAG_SIZE, TRANSPORT, unpack_header
-from .replay import REJECT_AFTER_MESSAGES
+from .replay import REJECT_AFTER_MESSAGES, WINDOW, ReplayWindow
 from .session import Keypair
 
 MAX_VIEWS = 32
@@ -84,6 +84,16 @@ class _Group:
         return Opened(self.keypair, self.packets, burst)
 
 
+def _are_new(counters: Sequence[int], replay: ReplayWindow) -> bool:
+    """True if all of these may be accepted together."""
+    if type(counters) is range:
+        return counters[0] > replay.highest and counters[-1] < REJECT_AFTER_MESSAGES
+    # Wider than the window, and the first ones could push it beyond the last ones: then their order decides.
+    if len(set(counters)) < len(counters) or max(counters) - min(counters) > WINDOW:
+        return False
+    return all(map(replay.accepts, counters))
+
+
 class Opener:
     """Opens bursts into a scratch of its own, overwritten by the next burst."""
 
@@ -128,9 +138,7 @@ class Opener:
             return None
         word, counters = head
         keypair = sessions.get(word >> 32) if word & 0xFFFFFFFF == TRANSPORT else None
-        if keypair is None or counters[0] <= keypair.replay.highest or keypair.is_expired(now):
-            return None
-        if counters[-1] >= REJECT_AFTER_MESSAGES:
+        if keypair is None or keypair.is_expired(now) or not _are_new(counters, keypair.replay):
             return None
         opened = self._decrypt_run(burst, full, views, keypair)
         if not opened:

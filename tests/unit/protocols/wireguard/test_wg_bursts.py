@@ -276,6 +276,19 @@ def test_counters_at_the_limit(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("jump", [8128, 8129, 10**6, 2**60])
+def test_jump_inside_a_burst_moves_the_window_row_by_row(backend: Backend, jump: int) -> None:
+    far, near = wire([b"far" * 16], first=jump), wire(numbered(20, 48))
+    out, _, drops = open_all(backend, list(bursts_of(far + near)), {5: receiving()})
+    if jump == 8128:
+        assert contents(out) == [b"far" * 16, *numbered(20, 48)]
+    else:
+        late = jump == 8129  # only counter 0 is too old
+        assert contents(out) == [b"far" * 16, *(numbered(20, 48)[1:] if late else [])]
+        assert drops == {"replayed": 1 if late else 20}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_wrapping_counters_are_no_run(backend: Backend) -> None:
     messages = [struct.pack("<IIQ", 4, 5, (2**64 - 10 + n) % 2**64) + bytes(160) for n in range(20)]
     assert open_all(backend, list(bursts_of(messages)), {5: receiving()})[2] == {"replayed": 10, "bad-tag": 10}
