@@ -156,26 +156,30 @@ class Agent:
         await self._book.sweep()
 
     def _on_syn(self, request: SynRequest) -> None:
-        """A connection to a port without a service of ours: dial loopback before the handshake is completed, so that
-        the user's side sees "connection refused" exactly when the program does not listen."""
+        """A connection to a port without a service of ours."""
         assert self._node is not None
         if request.local[1] < FIRST_FORWARDED_PORT:
             self._node.reject(request)
         else:
-            self._node.start_soon(self._forward, request)
+            self._node.start_soon(forward_to_loopback, self._node, request)
 
-    async def _forward(self, request: SynRequest) -> None:
-        assert self._node is not None
-        local = await _dial_loopback(request.local[1])
-        if local is None:
-            self._node.reject(request)
-            return
 
-        async def serve(stream: TunnelStream) -> None:
-            async with local:
-                await pipe(stream, local)
+async def forward_to_loopback(node: TailnetNode, request: SynRequest) -> None:
+    """Join a connection that a peer wants to the program that listens on the same port of loopback.
 
-        self._node.accept(request, serve)
+    Loopback is dialled before the handshake is completed, so that the peer sees "connection refused" exactly when the
+    program does not listen.
+    """
+    local = await _dial_loopback(request.local[1])
+    if local is None:
+        node.reject(request)
+        return
+
+    async def serve(stream: TunnelStream) -> None:
+        async with local:
+            await pipe(stream, local)
+
+    node.accept(request, serve)
 
 
 async def _dial_loopback(port: int) -> anyio.abc.SocketStream | None:

@@ -480,8 +480,10 @@ def _as_relay(transport: object) -> RelayTransport:
 
 
 @asynccontextmanager
-async def open_node(config: NodeConfig) -> AsyncIterator[TailnetNode]:
+async def open_node(config: NodeConfig, *, magicsock: Magicsock | None = None) -> AsyncIterator[TailnetNode]:
     """Run a node. Keys are fresh unless given; sockets, tasks and sessions end with the context.
+
+    `magicsock`: another path core than the usual one (testing/static_paths.py).
 
     Raises: ConfigError (no transport), TransportError (nothing can be bound).
     """
@@ -490,9 +492,8 @@ async def open_node(config: NodeConfig) -> AsyncIterator[TailnetNode]:
     cores = Cores(
         device=Device(node_key, rng=os.urandom, wall=time.time, vector=config.vector, mtu=config.stack.mtu),
         stack=Stack(config.stack, rng=os.urandom, vector=config.vector),
-        magicsock=Magicsock(
-            node_key.public(), disco_key, rng=os.urandom, policy=config.policy, allow_direct=config.direct
-        ),
+        magicsock=magicsock
+        or Magicsock(node_key.public(), disco_key, rng=os.urandom, policy=config.policy, allow_direct=config.direct),
     )
     node = TailnetNode(config, cores, (node_key, disco_key))
     async with node._running((node_key, disco_key)):
