@@ -282,13 +282,18 @@ class Engine:
             self.counters["dropped-no-path"] += burst.count
             return
         if route.derp is not None and self.relay is not None:
-            # With a direct path as well (dual send), a full relay may lose its copy: the replay window expects one.
-            self._hand_over(self.relay, peer, burst, DerpPath(route.derp, peer), keep=route.udp is None)
+            self._hand_over(self.relay, peer, burst, DerpPath(route.derp, peer), keep=True)
         if route.udp is not None and self.direct is not None:
-            self._hand_over(self.direct, peer, burst, UdpPath(route.udp), keep=True)
+            # In a dual send the direct path is the doubtful one: it may lose its copy, and must not hold up the relay.
+            self._hand_over(self.direct, peer, burst, UdpPath(route.udp), keep=route.derp is None)
 
     def _hand_over(self, transport: Transport, peer: NodePublic, burst: Burst, path: Path, *, keep: bool) -> None:
         blocked = self._blocked.get(peer)
+        if blocked is not None and blocked.transport is not transport:
+            if keep:  # the path changed while the old one was full: what waits there is late, TCP sends it again
+                self.counters["dropped-path-changed"] += len(blocked.waiting)
+                del self._blocked[peer]
+            blocked = None
         if blocked is None and transport.send(burst, path):
             return
         if not keep:
@@ -296,12 +301,6 @@ class Engine:
             return
         if blocked is None:
             blocked = self._blocked[peer] = _Blocked(transport)
-        elif blocked.transport is not transport:
-            # The path changed while the old one was full: what waits there is late anyway, TCP sends it again.
-            self.counters["dropped-path-changed"] += len(blocked.waiting)
-            del self._blocked[peer]
-            self._hand_over(transport, peer, burst, path, keep=keep)
-            return
         if len(blocked.waiting) < PENDING_PER_PEER:
             blocked.waiting.append((burst.copy(), path))
         else:

@@ -80,11 +80,13 @@ class _Run:
     options: Options
     summary: Summary = field(default_factory=Summary)
     pongs: list[dict[str, object]] = field(default_factory=list)
+    _started: float = 0.0
     _direct_said: bool = False
     _pinging: anyio.CancelScope | None = None
 
     async def run(self) -> None:
         """Connect, explain, ping until the count is reached or a signal comes."""
+        self._started = anyio.current_time()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._stop_on_signal, tasks.cancel_scope)
             async with open_workspace(self.config, WorkspaceName.parse(self.options.name)) as workspace:
@@ -104,7 +106,7 @@ class _Run:
                 (self._pinging or everything).cancel()
 
     async def _loop(self, workspace: Workspace) -> None:
-        started, sequence = anyio.current_time(), 0
+        sequence = 0
         with anyio.CancelScope() as self._pinging:
             while True:
                 sequence += 1
@@ -113,12 +115,12 @@ class _Run:
                 except PeerUnreachable as exc:
                     self._failed(sequence, exc)
                 else:
-                    self._answered(workspace, sequence, pong, started)
+                    self._answered(workspace, sequence, pong)
                 if sequence == self.options.count:
                     return
                 await anyio.sleep(self.options.wait)
 
-    def _answered(self, workspace: Workspace, sequence: int, pong: Pong, started: float) -> None:
+    def _answered(self, workspace: Workspace, sequence: int, pong: Pong) -> None:
         self.summary.add(pong.latency)
         direct = pong.kind is PathKind.DIRECT
         region = pong.path.region if isinstance(pong.path, DerpPath) else 0
@@ -127,7 +129,7 @@ class _Run:
             return
         if direct and not self._direct_said:
             self._direct_said = True
-            note(f"p2p connection established in {format_latency(anyio.current_time() - started)}")
+            note(f"p2p connection established in {format_latency(anyio.current_time() - self._started)}")
         way = f"p2p via {pong.path}" if direct else f"proxied via DERP({workspace.region_name(region)})"
         self._print(f"pong from {self.options.name} {way} in {format_latency(pong.latency)}")
 

@@ -113,5 +113,3 @@ def test_a_cut_direct_path_continues_over_the_relay_within_seven_seconds_and_com
     assert stalled >= at_cut
     world.link.is_cut = False
     assert world.run(12, lambda: a.engine.magicsock.path(b.key).kind is PathKind.DIRECT)
-
-
