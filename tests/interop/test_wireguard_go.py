@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import ctypes
+import itertools
 import os
 import random
 import select
@@ -37,6 +38,7 @@ pytestmark = [
 ]
 THEIRS, OURS = "fd99::1", "fd99::2"
 PSK = bytes(range(32))
+_numbers = itertools.count()
 CLONE_NEWNET = 0x40000000
 BATCH = 40
 """Datagrams at a time: a default socket buffer holds about 90 of full size."""
@@ -166,22 +168,24 @@ def tunnel(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tunnel]:
     ours, theirs = NodePrivate.generate(os.urandom), NodePrivate.generate(os.urandom)
     with Lab() as lab:
         host = lab.host("wg")
-        host.spawn("wireguard-go", "-f", "wg0")
+        # Its control socket lies in /run/wireguard, which namespaces share: the name must be ours alone.
+        device = f"wg{os.getpid()}n{next(_numbers)}"
+        host.spawn("wireguard-go", "-f", device)
         deadline = time.monotonic() + PATIENCE
-        while host.try_run("wg", "show", "wg0").returncode != 0:
+        while host.try_run("wg", "show", device).returncode != 0:
             assert time.monotonic() < deadline, "wireguard-go did not start"
         key_file, psk_file = tmp_path / "key", tmp_path / "psk"
         key_file.write_text(base64.b64encode(theirs.secret).decode())
         psk_file.write_text(base64.b64encode(PSK).decode())
-        host.run("ip", "address", "add", f"{THEIRS}/64", "dev", "wg0", "nodad")
-        host.run("ip", "link", "set", "wg0", "mtu", "1280", "up")
+        host.run("ip", "address", "add", f"{THEIRS}/64", "dev", device, "nodad")
+        host.run("ip", "link", "set", device, "mtu", "1280", "up")
         tunnel = Tunnel(host, ours, theirs, psk=PSK, vector=request.param)
         public = base64.b64encode(ours.public().raw).decode()
         host.run(
-            "wg", "set", "wg0", "private-key", str(key_file), "peer", public, "preshared-key", str(psk_file),
+            "wg", "set", device, "private-key", str(key_file), "peer", public, "preshared-key", str(psk_file),
             "endpoint", f"127.0.0.1:{tunnel.wire.getsockname()[1]}", "allowed-ips", f"{OURS}/128",
         )  # fmt: skip
-        tunnel.remote = ("127.0.0.1", int(host.run("wg", "show", "wg0", "listen-port")))
+        tunnel.remote = ("127.0.0.1", int(host.run("wg", "show", device, "listen-port")))
         yield tunnel
         tunnel.wire.close()
         tunnel.kernel.close()
