@@ -86,11 +86,15 @@ class PeerBook:
         """Forget lost peers whose sessions died long ago. Runs until cancelled."""
         while True:
             await anyio.sleep(SWEEP_INTERVAL)
-            for peer in list(self._lost):
-                known = self._known.get(peer)
-                age = None if known is None else self._node.last_handshake(known.key)
-                if age is None or age > LOST_TIMEOUT:
-                    self._forget(peer, "lost for too long")
+            self.forget_stale()
+
+    def forget_stale(self) -> None:
+        """Forget lost peers whose last handshake is older than LOST_TIMEOUT."""
+        for peer in list(self._lost):
+            known = self._known.get(peer)
+            age = None if known is None else self._node.last_handshake(known.key)
+            if age is None or age > LOST_TIMEOUT:
+                self._forget(peer, "lost for too long")
 
     def _upsert(self, peer: UUID, node: Node | None) -> None:
         if node is None or node.preferred_derp == 0:  # cannot be reached yet; a newer one will come

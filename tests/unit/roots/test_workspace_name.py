@@ -22,7 +22,9 @@ def test_the_three_parts(text: str, expected: WorkspaceName) -> None:
     assert str(expected) == text
 
 
-@pytest.mark.parametrize("text", ["", "/dev", "alice/", "dev.", ".main", "a b", "dev--x", "../dev", "a/b/c", "dév", "dev\n"])
+@pytest.mark.parametrize(
+    "text", ["", "/dev", "alice/", "dev.", ".main", "a b", "dev--x", "../dev", "a/b/c", "dév", "dev\n"]
+)
 def test_what_is_not_a_name_is_refused_with_the_form(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         WorkspaceName.parse(text)

@@ -1,0 +1,165 @@
+"""Merging what candidate sources say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+
+from coder_agent.base.addresses import AddrPort
+from coder_agent.base.derp_map import DerpMap, DerpRegion
+from coder_agent.hooks.interfaces import Candidate, CandidateContext, CandidateKind
+from coder_agent.runtime import candidates
+from coder_agent.runtime.candidates import CandidateHub
+
+pytestmark = pytest.mark.anyio
+
+
+class Direct:
+    """A direct transport that sends nowhere."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def send(self, burst: Any, path: Any) -> bool:
+        self.sent.append(bytes(burst.row(0)))
+        return True
+
+
+class Source:
+    """Runs a script."""
+
+    def __init__(self, name: str, script: Callable[[CandidateContext], Any]) -> None:
+        self.name = name
+        self._script = script
+
+    async def run(self, context: CandidateContext) -> None:
+        await self._script(context)
+
+
+class Calls:
+    """Counts the hub's calls."""
+
+    def __init__(self) -> None:
+        self.changed = self.measured = self.moved = 0
+        self.direct = Direct()
+
+    def hub(self) -> CandidateHub:
+        return CandidateHub(
+            self.direct,  # type: ignore[arg-type]
+            changed=lambda: self._count("changed"),
+            measured=lambda: self._count("measured"),
+            moved=lambda: self._count("moved"),
+        )
+
+    def _count(self, name: str) -> None:
+        setattr(self, name, getattr(self, name) + 1)
+
+
+def local(host: str, port: int = 1) -> Candidate:
+    return Candidate(AddrPort(host, port), CandidateKind.LOCAL)
+
+
+async def test_candidates_are_ordered_by_kind_and_said_once() -> None:
+    calls = Calls()
+    hub = calls.hub()
+
+    async def interfaces(context: CandidateContext) -> None:
+        context.publish("local", [local("10.0.0.1"), Candidate(AddrPort("192.0.2.1", 5), CandidateKind.LOCAL)])
+
+    async def stun(context: CandidateContext) -> None:
+        context.publish("stun", [Candidate(AddrPort("192.0.2.1", 5), CandidateKind.STUN)])
+
+    await hub.run([Source("local", interfaces), Source("stun", stun)])
+    assert hub.endpoints() == (AddrPort("192.0.2.1", 5), AddrPort("10.0.0.1", 1))
+    assert calls.changed == 2
+
+
+async def test_a_source_that_fails_is_started_again_and_hurts_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "RESTART_DELAY", 0)
+    calls = Calls()
+    hub = calls.hub()
+    runs = 0
+
+    async def broken(context: CandidateContext) -> None:
+        nonlocal runs
+        runs += 1
+        if runs < 3:
+            raise ValueError("a bug")
+
+    async def fine(context: CandidateContext) -> None:
+        context.publish("fine", [local("10.0.0.1")])
+
+    with anyio.fail_after(5):
+        await hub.run([Source("broken", broken), Source("fine", fine)])
+    assert runs == 3
+    assert hub.endpoints() == (AddrPort("10.0.0.1", 1),)
+
+
+async def test_refresh_wakes_every_source_with_its_reason() -> None:
+    hub = Calls().hub()
+    heard: list[str] = []
+
+    async def listen(context: CandidateContext) -> None:
+        heard.append(await context.wait_refresh())
+        heard.append(await context.wait_refresh())
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hub.run, [Source("a", listen)])
+        await anyio.wait_all_tasks_blocked()
+        hub.refresh("call-me-maybe")
+    assert heard == ["start", "call-me-maybe"]
+
+
+async def test_other_interface_addresses_mean_that_we_moved_but_other_ports_do_not() -> None:
+    calls = Calls()
+    hub = calls.hub()
+
+    async def move(context: CandidateContext) -> None:
+        context.publish("local", [local("10.0.0.1", 1)])
+        context.publish("local", [local("10.0.0.1", 2)])
+        assert calls.moved == 0
+        context.publish("local", [local("10.9.9.9", 2)])
+
+    await hub.run([Source("local", move)])
+    assert calls.moved == 1
+
+
+async def test_latency_of_a_region_is_the_better_family_and_goes_with_its_region() -> None:
+    calls = Calls()
+    hub = calls.hub()
+    hub.set_map(DerpMap({1: DerpRegion(1), 2: DerpRegion(2)}))
+
+    async def measure(context: CandidateContext) -> None:
+        context.report_latency(1, "v4", 0.030)
+        context.report_latency(1, "v6", 0.020)
+        context.report_latency(2, "v4", 0.010)
+        context.report_mapping_varies(True)
+
+    await hub.run([Source("stun", measure)])
+    assert hub.latency() == {1: 0.020, 2: 0.010}
+    assert hub.derp_latency() == {"1-v4": 0.030, "1-v6": 0.020, "2-v4": 0.010}
+    assert hub.mapping_varies is True
+    assert calls.measured == 4
+    hub.set_map(DerpMap({1: DerpRegion(1)}))
+    assert hub.latency() == {1: 0.020}
+
+
+async def test_stun_packets_reach_subscribers_until_they_leave() -> None:
+    calls = Calls()
+    hub = calls.hub()
+    seen: list[bytes] = []
+
+    async def listen(context: CandidateContext) -> None:
+        leave = context.on_stun(lambda data, source, now: seen.append(data))
+        context.send(b"request", AddrPort("192.0.2.9", 3478))
+        hub.stun_received(b"one", AddrPort("192.0.2.9", 3478), 1.0)
+        leave()
+        hub.stun_received(b"two", AddrPort("192.0.2.9", 3478), 1.0)
+
+    await hub.run([Source("stun", listen)])
+    assert seen == [b"one"]
+    assert calls.direct.sent == [b"request"]
