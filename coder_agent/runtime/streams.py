@@ -85,6 +85,7 @@ class TunnelStream(anyio.abc.ByteStream):
         while self._connection.state in OPENING:
             self._check()
             await self._wait()
+        self._check()  # closed is not opening either
 
     async def receive_chunks(self, max_bytes: int | None = None) -> list[bytes | memoryview]:
         """Everything that arrived (at least one chunk), unjoined. Raises as `receive`."""
