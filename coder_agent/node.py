@@ -211,7 +211,9 @@ class TailnetNode:
 
     def handshake(self, key: NodePublic) -> None:
         """Start a WireGuard handshake now, if there is no session and none is being made."""
-        self.engine.apply(self.engine.device.initiate(key, self.engine.now()))
+        now = self.engine.now()
+        if not self.engine.device.can_send(key, now):
+            self.engine.apply(self.engine.device.initiate(key, now))
 
     def last_handshake(self, key: NodePublic) -> float | None:
         """Seconds since the last completed WireGuard handshake with a peer; None: never."""
