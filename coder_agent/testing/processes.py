@@ -31,6 +31,7 @@ class Program:
         self.process = process
         self.name = name
         self._output = ""
+        self._ended = False
         self._changed = threading.Condition()
         self._reader = threading.Thread(target=self._collect, name=f"output of {name}")
         self._reader.start()
@@ -49,7 +50,7 @@ class Program:
             while True:
                 if (match := compiled.search(self._output)) is not None:
                     return match
-                if not self._reader.is_alive() or not self._changed.wait(end - time.monotonic()):
+                if self._ended or not self._changed.wait(end - time.monotonic()):
                     raise AssertionError(f"{self.name} never said {pattern!r}, but:\n{self._output[-4000:]}")
 
     def event(self, name: str, timeout: float = PATIENCE) -> dict[str, Any]:
@@ -87,6 +88,7 @@ class Program:
                     self._output = (self._output + chunk.decode(errors="replace"))[-OUTPUT_LIMIT:]
                     self._changed.notify_all()
         with self._changed:
+            self._ended = True
             self._changed.notify_all()
 
 
