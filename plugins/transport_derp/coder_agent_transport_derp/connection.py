@@ -121,12 +121,11 @@ class RelayConnection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         assert self._wire is not None
-        self._wire.blocked = True
+        self._wire.pause()
 
     def resume_writing(self) -> None:
         assert self._wire is not None
-        self._wire.blocked = False
-        self._listener.writable()
+        self._wire.resume(self._listener.writable)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.error is None:

@@ -172,11 +172,10 @@ class _RelayProtocol(asyncio.BufferedProtocol):
             self._pause(pause)
 
     def pause_writing(self) -> None:
-        self._wire.blocked = True
+        self._wire.pause()
 
     def resume_writing(self) -> None:
-        self._wire.blocked = False
-        self._session.outbox.flush()
+        self._wire.resume(self._session.outbox.flush)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._relay.gone(self._wire)

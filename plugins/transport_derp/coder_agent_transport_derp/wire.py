@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+from collections.abc import Callable
 
 if sys.platform != "win32":
     import fcntl
@@ -61,14 +62,15 @@ def tune(transport: asyncio.Transport) -> None:
 
 
 class TransportWire:
-    """Writes of one connection. The owner's protocol tells it about `pause_writing` and `resume_writing`."""
+    """Writes of one connection. The owner's protocol passes `pause_writing` and `resume_writing` on."""
 
-    __slots__ = ("transport", "blocked", "_copy", "stuck_at")
+    __slots__ = ("transport", "blocked", "_copy", "_paused", "_stuck_at")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self.transport = transport
         self.blocked = False
-        self.stuck_at: tuple[float, int, int] | None = None
+        self._paused = False
+        self._stuck_at: tuple[float, int, int] | None = None
         self._copy = not copies_what_it_keeps(transport)
 
     def write(self, data: bytes | memoryview) -> None:
@@ -76,6 +78,23 @@ class TransportWire:
         if self.transport.is_closing():
             return
         self.transport.write(bytes(data) if self._copy and not isinstance(data, bytes) else data)
+
+    def pause(self) -> None:
+        """asyncio said `pause_writing`."""
+        self.blocked = self._paused = True
+
+    def resume(self, then: Callable[[], None]) -> None:
+        """asyncio said `resume_writing`: unblock and call `then`, in the next turn of the loop.
+
+        Not at once: a write that fails inside that callback makes asyncio (3.11) report the loss twice.
+        """
+        self._paused = False
+        asyncio.get_running_loop().call_soon(self._unblock, then)
+
+    def _unblock(self, then: Callable[[], None]) -> None:
+        if not self._paused:
+            self.blocked = False
+            then()
 
     def close(self) -> None:
         """Close at once; what is buffered is lost."""
@@ -87,9 +106,9 @@ class TransportWire:
         A slow reader makes progress between two calls; only one that takes nothing is stuck.
         """
         if not self.blocked:
-            self.stuck_at = None
+            self._stuck_at = None
             return 0.0
         size, unsent = self.transport.get_write_buffer_size(), unsent_bytes(self.transport)
-        if self.stuck_at is None or self.stuck_at[1:] != (size, unsent):
-            self.stuck_at = (now, size, unsent)
-        return now - self.stuck_at[0]
+        if self._stuck_at is None or self._stuck_at[1:] != (size, unsent):
+            self._stuck_at = (now, size, unsent)
+        return now - self._stuck_at[0]

@@ -12,6 +12,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from coder_agent_transport_derp import plugin
+from coder_agent_transport_derp import relay as relay_module
 from coder_agent_transport_derp.relay import DerpRelay
 from coder_agent_transport_derp.settings import DerpSettings, relay_key
 from coder_agent_transport_derp.socket_wire import SocketWire
@@ -305,3 +306,45 @@ def test_the_plugin_offers_one_transport_and_one_relay() -> None:
     (section,) = plugin.coder_settings()
     assert (factory.name, factory.kind, relay.name) == ("derp", "relay", "derp")
     assert section.target == "coder_agent_transport_derp.settings:DerpSettings"
+
+
+async def test_a_wire_paused_again_at_once_stays_blocked() -> None:
+    wire = TransportWire(FakeTransport())
+    calls: list[str] = []
+    wire.pause()
+    wire.resume(lambda: calls.append("too early"))
+    wire.pause()
+    await anyio.lowlevel.checkpoint()
+    states = [wire.blocked]
+    wire.resume(lambda: calls.append("now"))
+    states.append(wire.blocked)
+    await anyio.lowlevel.checkpoint()
+    states.append(wire.blocked)
+    assert (states, calls) == ([True, True, False], ["now"])
+
+
+async def test_a_client_that_stops_reading_is_cut_off_and_the_others_do_not_notice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(relay_module, "TICK", 0.05)
+    monkeypatch.setattr(relay_module, "WRITE_DEADLINE", 0.1)
+    relay, stuck_key, key = DerpRelay(), NodePrivate.generate(os.urandom), NodePrivate.generate(os.urandom)
+    async with serve_relay(relay) as address:
+        stuck, sender = [await Raw.connect(address, FAST_START + login(relay, k)) for k in (stuck_key, key)]
+        for raw in (stuck, sender):
+            await raw.frame()
+            await raw.frame()
+        transport = stuck.writer.transport
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()
+        bulk = frames.send_packet(stuck_key.public().raw, bytes(1312)) * 200
+        with anyio.fail_after(20):
+            while not relay.metrics().get("drop_write_error"):
+                sender.writer.write(bulk)
+                await sender.writer.drain()
+        assert relay.metrics()["drop_queue_head"] > 0
+        sender.writer.write(frames.send_packet(key.public().raw, b"still served"))
+        assert await sender.frame() == (frames.FrameType.RECV_PACKET, key.public().raw + b"still served")
+        assert relay.metrics()["clients"] == 1
+        for raw in (stuck, sender):
+            raw.writer.close()
