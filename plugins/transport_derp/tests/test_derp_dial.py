@@ -1,0 +1,160 @@
+"""Which addresses of a node are tried, in which order; whose certificate is good enough."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import replace
+
+import anyio
+import pytest
+import trustme
+from coder_agent_transport_derp import dial
+from coder_agent_transport_derp.dial import connect, host_header, port_of, proxy_for
+from coder_agent_transport_derp.region import backoff
+from coder_agent_transport_derp.tls import check_name
+from cryptography import x509
+
+from coder_agent.base.derp_map import DerpNode
+from coder_agent.errors import TransportBroken
+from coder_agent.hooks.interfaces import DialOptions
+
+pytestmark = pytest.mark.anyio
+
+NODE = DerpNode("1a", 1, "relay.example")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.mark.parametrize(
+    ("node", "port", "host"),
+    [
+        (NODE, 443, "relay.example"),
+        (replace(NODE, derp_port=8443), 8443, "relay.example:8443"),
+        (replace(NODE, force_http=True), 80, "relay.example"),
+        (replace(NODE, force_http=True, derp_port=3000), 3000, "relay.example:3000"),
+        (replace(NODE, host_name="2001:db8::1", derp_port=8443), 8443, "[2001:db8::1]:8443"),
+    ],
+)
+def test_port_and_host_header(node: DerpNode, port: int, host: str) -> None:
+    assert (port_of(node), host_header(node)) == (port, host)
+
+
+async def resolved(node: DerpNode, answers: dict[int, list[str]], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses tried for `node`, with `answers` per family from the resolver."""
+
+    async def lookup(host: str, port: int, *, family: int, type: int) -> list[object]:
+        families = [family] if family else [socket.AF_INET, socket.AF_INET6]
+        return [(f, type, 6, "", (address, port)) for f in families for address in answers.get(f, [])]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", lookup)
+    return [where[0] for _, where in await dial._targets(node)]
+
+
+BOTH: dict[int, list[str]] = {socket.AF_INET: ["192.0.2.1"], socket.AF_INET6: ["2001:db8::1"]}
+
+
+@pytest.mark.parametrize(
+    ("ipv4", "ipv6", "expected"),
+    [
+        ("", "", ["2001:db8::1", "192.0.2.1"]),
+        ("198.51.100.1", "", ["2001:db8::1", "198.51.100.1"]),
+        ("198.51.100.1", "none", ["198.51.100.1"]),
+        ("none", "", ["2001:db8::1"]),
+        ("none", "2001:db8::9", ["2001:db8::9"]),
+        ("2001:db8::9", "192.0.2.9", []),
+    ],
+)
+async def test_address_fields_replace_dns_and_nonsense_switches_a_family_off(
+    ipv4: str, ipv6: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await resolved(replace(NODE, ipv4=ipv4, ipv6=ipv6), BOTH, monkeypatch) == expected
+
+
+async def test_a_node_without_addresses_and_a_name_that_does_not_exist_are_sentences(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def lookup(host: str, port: int, *, family: int, type: int) -> list[object]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", lookup)
+    with pytest.raises(TransportBroken, match="no usable address"):
+        await connect(replace(NODE, ipv4="none", ipv6="none"), DialOptions(proxy=""))
+    with pytest.raises(TransportBroken, match=r"relay\.example cannot be resolved: Name or service"):
+        await connect(NODE, DialOptions(proxy=""))
+
+
+async def test_the_second_address_is_tried_at_once_when_the_first_refuses() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        node = replace(NODE, ipv6="::1", ipv4="127.0.0.1", derp_port=port)
+        with anyio.fail_after(5):
+            sock = await connect(node, DialOptions(proxy=""))
+        assert sock.getpeername() == ("127.0.0.1", port)
+        sock.close()
+
+
+async def test_a_refused_connection_says_so() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.raises(TransportBroken, match="cannot connect"):
+        await connect(replace(NODE, ipv4="127.0.0.1", ipv6="none", derp_port=port), DialOptions(proxy=""))
+
+
+def test_proxy_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    assert proxy_for(NODE, DialOptions()) is None
+    monkeypatch.setenv("https_proxy", "proxy.example:3128")
+    assert proxy_for(NODE, DialOptions()) == "http://proxy.example:3128"
+    assert proxy_for(replace(NODE, force_http=True), DialOptions()) is None
+    assert proxy_for(replace(NODE, host_name="localhost"), DialOptions()) is None
+    assert proxy_for(replace(NODE, host_name="127.0.0.9"), DialOptions()) is None
+    assert proxy_for(NODE, DialOptions(proxy="socks5://p:1")) == "socks5://p:1"
+    assert proxy_for(NODE, DialOptions(proxy="")) is None
+    monkeypatch.setenv("no_proxy", "example")
+    assert proxy_for(NODE, DialOptions()) is None
+
+
+async def test_a_dead_proxy_is_a_sentence() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.raises(TransportBroken, match="the proxy does not connect"):
+        await connect(NODE, DialOptions(proxy=f"http://127.0.0.1:{port}"))
+
+
+def certificate(*names: str) -> x509.Certificate:
+    issued = trustme.CA().issue_cert(*names)
+    return x509.load_pem_x509_certificate(issued.cert_chain_pems[0].bytes())
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "good"),
+    [
+        (["relay.example"], "relay.example", True),
+        (["relay.example"], "RELAY.example.", True),
+        (["*.example.com"], "relay.example.com", True),
+        (["*.example.com"], "a.b.example.com", False),
+        (["*.example.com"], "example.com", False),
+        (["192.0.2.1"], "192.0.2.1", True),
+        (["relay.example"], "192.0.2.1", False),
+        (["relay.example"], "other.example", False),
+    ],
+)
+def test_names_on_certificates(names: list[str], wanted: str, good: bool) -> None:
+    if good:
+        check_name(certificate(*names), wanted)
+    else:
+        with pytest.raises(TransportBroken, match="is not for"):
+            check_name(certificate(*names), wanted)
+
+
+def test_back_off_grows_to_its_cap() -> None:
+    for failures, middle in ((1, 0.01), (10, 1.0), (22, 4.84), (1000, 5.0)):
+        assert 0.5 * middle <= backoff(failures) <= 1.5 * middle
