@@ -93,13 +93,18 @@ async def _exchange(
     await stream.send(head + (machine.send(h11.EndOfMessage()) or b""))
     response: h11.Response | None = None
     body = bytearray()
+    received = ended = False
     while True:
-        event = machine.next_event()
+        try:
+            event = machine.next_event()
+        except h11.RemoteProtocolError as exc:
+            if ended and (response is not None or not received):
+                raise anyio.EndOfStream from exc  # cut off, not wrong
+            raise
         if event is h11.NEED_DATA:
-            try:
-                machine.receive_data(await stream.receive())
-            except anyio.EndOfStream:
-                machine.receive_data(b"")
+            data = await _receive(stream)
+            received, ended = received or bool(data), not data
+            machine.receive_data(data)
         elif isinstance(event, h11.Response):
             response = event
         elif isinstance(event, h11.Data):
@@ -111,6 +116,14 @@ async def _exchange(
             return HttpResponse(response.status_code, headers, bytes(body))
         elif isinstance(event, h11.ConnectionClosed):
             raise anyio.EndOfStream
+
+
+async def _receive(stream: anyio.abc.ByteStream) -> bytes:
+    """Some bytes; none at the end, as h11 wants to hear it."""
+    try:
+        return await stream.receive()
+    except anyio.EndOfStream:
+        return b""
 
 
 # ---------------------------------------------------------------- Coder's API

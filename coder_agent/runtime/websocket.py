@@ -13,7 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 import anyio
 import anyio.abc
 from websockets.client import ClientProtocol
-from websockets.exceptions import ProtocolError
+from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import State
@@ -120,7 +120,7 @@ class WebSocketStream:
                     raise TransportBroken(f"the connection to {self._name} broke") from exc
 
     def _end(self) -> CoderAgentError:
-        if isinstance(self._protocol.parser_exc, ProtocolError):
+        if isinstance(self._protocol.parser_exc, ProtocolError | PayloadTooBig):
             return TransportBroken(f"{self._name} broke the WebSocket rules: {self._protocol.parser_exc}")
         closed = self._protocol.close_rcvd  # not close_reason: that one waits until the TCP connection is gone, too
         reason = closed.reason if closed is not None else ""
