@@ -31,6 +31,7 @@ from .hooks.events import ControlChanged
 from .magicsock.core import PathStatus
 from .node import DIAL_TIMEOUT, NodeConfig, Pong, TailnetNode, open_node
 from .peers import READY_FALLBACK, PeerBook
+from .runtime.background import background
 from .runtime.control_link import ClientMode, ControlLink
 from .runtime.http import ApiClient
 from .runtime.streams import TunnelStream
@@ -270,7 +271,7 @@ async def open_workspace(config: ClientConfig, name: WorkspaceName) -> AsyncIter
         direct=config.node.direct and not info.get("disable_direct_connections", False),
         force_websockets=config.node.force_websockets or info.get("derp_force_websockets", False),
     )
-    async with open_node(node_config) as node, anyio.create_task_group() as tasks:
+    async with open_node(node_config) as node, background() as tasks:
         session = _Session(node, config, agent)
         session.on_derp_map(from_json(info["derp_map"]))
         tasks.start_soon(session.link.run)
@@ -281,7 +282,6 @@ async def open_workspace(config: ClientConfig, name: WorkspaceName) -> AsyncIter
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(GOODBYE_TIMEOUT):
                 await session.link.aclose_gracefully()
-            tasks.cancel_scope.cancel()
 
 
 async def _reach(session: _Session, workspace: Workspace) -> None:

@@ -47,6 +47,7 @@ from .protocols.netstack.config import StackConfig
 from .protocols.netstack.listening import SynRequest
 from .protocols.netstack.stack import Stack
 from .protocols.wireguard.device import Device
+from .runtime.background import background
 from .runtime.candidates import CandidateHub
 from .runtime.engine import Cores, Engine, Tap
 from .runtime.streams import TunnelStream as TunnelStream
@@ -452,7 +453,7 @@ class TailnetNode:
         async with AsyncExitStack() as exits:
             exits.callback(self.engine.close)
             await self._open_transports(exits, keys)
-            self._tasks = await exits.enter_async_context(anyio.create_task_group())
+            self._tasks = await exits.enter_async_context(background())
             if self.engine.direct is not None:
                 self._hub = CandidateHub(
                     self.engine.direct,
@@ -461,12 +462,12 @@ class TailnetNode:
                     moved=lambda: self.engine.rebind("link-change"),
                 )
                 self._tasks.start_soon(self._hub.run, self.config.sources)
-            try:
-                yield self
-            finally:
-                self._tasks.cancel_scope.cancel()
-                if self._home_timer is not None:
-                    self._home_timer.cancel()
+            exits.callback(self._stop_home_timer)
+            yield self
+
+    def _stop_home_timer(self) -> None:
+        if self._home_timer is not None:
+            self._home_timer.cancel()
 
 
 def _as_direct(transport: object) -> DirectTransport:

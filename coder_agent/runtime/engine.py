@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -34,6 +34,9 @@ BURSTS_PER_TURN = 16
 PENDING_PER_PEER = 32
 """Sealed bursts kept for a peer whose transport is full. The peer is blocked at the first one, so only handshakes,
 keepalives and the rest of one flush can add to it."""
+
+PATHLESS_BURSTS = 4
+"""Sealed bursts kept, newest first to stay, for a peer that no path to is known: a handshake and the first data."""
 
 
 class Timer(Protocol):
@@ -96,6 +99,7 @@ class Engine:
         self._observer = observer
         self._scheduler = scheduler
         self._blocked: dict[NodePublic, _Blocked] = {}
+        self._pathless: dict[NodePublic, deque[Burst]] = {}
         self._timer: Timer | None = None
         self._timer_at = float("inf")
         self._flush_due = False
@@ -176,6 +180,7 @@ class Engine:
     def forget_peer(self, peer: NodePublic) -> None:
         """Drop what is kept for a removed peer."""
         self._blocked.pop(peer, None)
+        self._pathless.pop(peer, None)
 
     # ------------------------------------------------------------ receiving
 
@@ -220,6 +225,7 @@ class Engine:
             case PathUpdate():
                 # TCP may be sitting out a time-out that it backed off to while the old path was dead.
                 self.stack.path_changed(effect.peer, self._scheduler.time())
+                self._send_pathless(effect.peer)
                 self.kick()
                 self._observer.path_updated(effect)
             case PongReceived():
@@ -279,13 +285,19 @@ class Engine:
 
     def _send_by(self, route: Route | None, peer: NodePublic, burst: Burst) -> None:
         if route is None:
-            self.counters["dropped-no-path"] += burst.count
+            # Nobody has told a path yet (a peer without relay, say); WireGuard would try again only after 5 s.
+            self._pathless.setdefault(peer, deque(maxlen=PATHLESS_BURSTS)).append(burst.copy())
+            self.counters["kept-no-path"] += burst.count
             return
         if route.derp is not None and self.relay is not None:
             self._hand_over(self.relay, peer, burst, DerpPath(route.derp, peer), keep=True)
         if route.udp is not None and self.direct is not None:
             # In a dual send the direct path is the doubtful one: it may lose its copy, and must not hold up the relay.
             self._hand_over(self.direct, peer, burst, UdpPath(route.udp), keep=route.derp is None)
+
+    def _send_pathless(self, peer: NodePublic) -> None:
+        for burst in self._pathless.pop(peer, ()):
+            self._send_sealed(peer, burst, self._scheduler.time())
 
     def _hand_over(self, transport: Transport, peer: NodePublic, burst: Burst, path: Path, *, keep: bool) -> None:
         blocked = self._blocked.get(peer)
