@@ -6,13 +6,17 @@ import json
 from typing import TypeVar
 from urllib.parse import parse_qsl
 
+import anyio
 from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from .problems import Problem, from_validation
 
 MAX_BODY_BYTES = 1 << 20
 """No request of this API is longer than a few kilobytes."""
+
+BODY_SECONDS = 30.0
+"""A body of that size takes less on any line over which people work."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -40,10 +44,16 @@ async def read_form(request: Request, model: type[Model]) -> Model:
 
 
 async def read_body(request: Request) -> bytes:
-    """The raw body, at most MAX_BODY_BYTES. Raises Problem 413."""
+    """The raw body, at most MAX_BODY_BYTES, within BODY_SECONDS. Raises Problem 408, 413."""
     chunks = bytearray()
-    async for chunk in request.stream():
-        chunks += chunk
-        if len(chunks) > MAX_BODY_BYTES:
-            raise Problem(413, "Request body is too large.", detail=f"At most {MAX_BODY_BYTES} bytes.")
+    try:
+        with anyio.fail_after(BODY_SECONDS):
+            async for chunk in request.stream():
+                chunks += chunk
+                if len(chunks) > MAX_BODY_BYTES:
+                    raise Problem(413, "Request body is too large.", detail=f"At most {MAX_BODY_BYTES} bytes.")
+    except TimeoutError:
+        raise Problem(408, "The request body did not arrive in time.") from None
+    except ClientDisconnect:
+        raise Problem(400, "The request body ended early.") from None
     return bytes(chunks)

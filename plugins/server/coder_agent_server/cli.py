@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import anyio
+import anyio.abc
 import typer
 
 from coder_agent.hooks.manager import PluginHost
@@ -95,8 +96,8 @@ async def run_server(options: ServerOptions, host: PluginHost, settings: Setting
     from .serving import open_server
 
     async with open_server(options, host, settings) as running:
-        await _announce(running, options)
         async with _stop_signals() as stop:
+            await _announce(running, options)
             await stop.wait()
         typer.echo("Stopping; once more to stop at once.", err=True)
 
@@ -132,8 +133,9 @@ async def _stop_signals() -> AsyncIterator[anyio.Event]:
     """An event that the first stop signal sets; at the end of the block signals kill again."""
     stop = anyio.Event()
 
-    async def watch() -> None:
+    async def watch(*, task_status: anyio.abc.TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
             async for _ in signals:
                 stop.set()
                 break
@@ -141,5 +143,6 @@ async def _stop_signals() -> AsyncIterator[anyio.Event]:
             signal.signal(kind, signal.SIG_DFL)
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(watch)
+        await tasks.start(watch)
         yield stop
+        tasks.cancel_scope.cancel()

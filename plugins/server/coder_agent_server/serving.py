@@ -235,7 +235,14 @@ def _relay(options: ServerOptions, host: PluginHost, settings: Settings) -> Rela
 
 
 def _plugin_routes(host: PluginHost, deployment: Deployment) -> list[BaseRoute]:
-    return [route for route in host.server_routes(deployment) if isinstance(route, BaseRoute)]
+    """What plugins add; anything that is no route is left out, with a line in the log."""
+    found: list[BaseRoute] = []
+    for route in host.server_routes(deployment):
+        if isinstance(route, BaseRoute):
+            found.append(route)
+        else:
+            logger.warning("coder_server_routes: %s is not a Starlette route and was left out", type(route).__name__)
+    return found
 
 
 # ---------------------------------------------------------------- uvicorn

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 
+import h11
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -19,6 +20,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 EXTENSION = "http.upgrade"
 TOKENS = frozenset({b"derp"})
 """What may be upgraded to, in lower case. WebSocket goes uvicorn's own way."""
+HEAD_SECONDS = 10.0
+"""How long a request head may take from its first byte, and a connection until then: whoever says nothing shall not
+keep a socket."""
 
 
 class UpgradeUnavailable(Exception):
@@ -41,7 +45,32 @@ class Upgrade:
 
 
 class UpgradableH11Protocol(H11Protocol):
-    """uvicorn's h11 protocol, able to let go of a connection."""
+    """uvicorn's h11 protocol, able to let go of a connection, and impatient with those who never finish a request."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """asyncio: a connection."""
+        super().connection_made(transport)
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio: bytes."""
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._head_complete()
+        elif self._head_timer is None and self.conn.trailing_data[0]:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio: it is over."""
+        self._head_complete()
+        super().connection_lost(exc)
+
+    def _head_complete(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def _should_upgrade(self) -> bool:
         token = self._get_upgrade()
@@ -62,6 +91,7 @@ class UpgradableH11Protocol(H11Protocol):
             raise UpgradeUnavailable("the request has a body that was not read")
         self.connections.discard(self)
         self._unset_keepalive_if_required()
+        self._head_complete()
         self.cycle.disconnected = True  # the application returns without an answer, and that is right
         self.transport.pause_reading()  # whatever arrives before the new protocol is set stays in the socket
         trailing, _closed = self.conn.trailing_data

@@ -184,3 +184,22 @@ async def test_the_upgrade_over_tls_on_the_second_port(tmp_path: Path) -> None:
             assert len(await read_until(stream, b"!")) == 100_001
         async with httpx2.AsyncClient(verify=trust) as client:
             assert (await client.get(f"https://{https}/healthz")).text == "OK"
+
+
+@pytest.mark.parametrize("used_before", [False, True])
+@pytest.mark.parametrize("begin", [b"", b"GET / HT"])
+async def test_who_never_finishes_a_request_head_is_dropped(
+    server: Server, monkeypatch: pytest.MonkeyPatch, begin: bytes, used_before: bool
+) -> None:
+    monkeypatch.setattr("coder_agent_server.upgrade.HEAD_SECONDS", 0.05)
+    async with await anyio.connect_tcp(*server.address) as stream:
+        if used_before:
+            await stream.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            await read_until(stream, b"OK")
+        await stream.send(begin)
+        with anyio.fail_after(10):
+            try:
+                while await stream.receive():
+                    pass
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                pass

@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from coder_agent.base.addresses import AddrPort
+from coder_agent.errors import CoderAgentError
 
 from ..deployment import deployment
 from ..problems import Problem
@@ -77,7 +78,7 @@ async def websocket(socket: WebSocket) -> None:
     wrapped = RelaySocket(socket)
     try:
         await relay.accept_websocket(wrapped, _remote(socket))
-    except (anyio.BrokenResourceError, anyio.EndOfStream):
+    except (anyio.BrokenResourceError, anyio.EndOfStream, CoderAgentError):
         pass  # the client is gone
     finally:
         with anyio.CancelScope(shield=True):

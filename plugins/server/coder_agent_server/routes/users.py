@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -19,6 +21,8 @@ from ..tokens import ApiToken
 from .access import owner_only, path_user, signed_in
 from .names import Email, Name
 from .paging import page_of
+
+logger = logging.getLogger("coder_agent.server")
 
 WRONG_LOGIN = "Incorrect email or password."
 
@@ -128,7 +132,11 @@ async def sign_in(server: Deployment, body: LoginBody) -> ApiToken | None:
 async def _ask_authenticators(server: Deployment, body: LoginBody) -> User | None:
     """A plugin vouches for somebody; the account itself must exist here (an owner makes it)."""
     for authenticator in server.authenticators:
-        identity = await authenticator.authenticate(body.email, body.password)
+        try:
+            identity = await authenticator.authenticate(body.email, body.password)
+        except Exception:  # somebody else's code, e.g. a directory that is down: the others are asked all the same
+            logger.exception("authenticator %r failed", authenticator.name)
+            continue
         if identity is not None:
             async with server.database.read() as session:
                 return await accounts.find_user(session, identity.username)
