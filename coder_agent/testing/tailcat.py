@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import base64
 import importlib.util
+import itertools
 import json
+import os
 import subprocess
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
@@ -22,11 +25,16 @@ from ..base.derp_map import DerpMap, DerpNode, DerpRegion
 from ..base.derp_map_json import from_json
 from ..base.keys import DiscoPublic, NodePublic
 from ..base.node import Node
+from .processes import Program, run_program
 
 REGION = 1
 """The number that a token's only region gets at its reader."""
-PORT_OF_PIPE = 1
-"""The TCP port that a tailcat without arguments uses."""
+RELAYED = {"TS_DEBUG_ALWAYS_USE_DERP": "1"}
+"""Environment of a tailcat that uses no UDP at all."""
+TOKEN = r"\btc[A-Za-z0-9_-]{50,}"
+"""What the address that a server prints looks like."""
+FORWARDING = r"forwarding (127\.0\.0\.1:\d+) ->"
+"""What `tailcat forward` says of a local port."""
 
 _PING, _PONG = b"meow\x01", b"meow\x02"
 Cbor = bytes | str | int | bool | list["Cbor"] | dict[str, "Cbor"]
@@ -39,6 +47,19 @@ def find_tailcat() -> str | None:
         return None
     program = Path(found.origin).parent / "bin" / "tailcat"
     return str(program) if program.exists() else None
+
+
+_homes = itertools.count()
+
+
+def run_tailcat(directory: Path, *arguments: str, **environment: str) -> AbstractContextManager[Program]:
+    """A tailcat with a new key and a home of its own under `directory`, where it keeps such things."""
+    program = find_tailcat()
+    assert program is not None
+    home = directory / f"tailcat-{next(_homes)}"
+    home.mkdir()
+    env = {"PATH": os.environ["PATH"], "HOME": str(home), **environment}
+    return run_program(program, "--key=new", *arguments, env=env)
 
 
 # ---------------------------------------------------------------- who is who

@@ -7,20 +7,19 @@ curl, iperf3 - kernel TCP [fd99::1] - wireguard-go - UDP - our node [fd99::2] - 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from coder_agent.base.keys import NodePrivate
+from coder_agent.testing.exchange import FileExchange
 from coder_agent.testing.netns import Host, Lab, unavailable
 from coder_agent.testing.processes import PATIENCE, Program, run_program
 
@@ -41,12 +40,12 @@ SIZE = 64 << 20
 
 @dataclass
 class Tunnel:
-    """Both ends, connected; `files` is served at both by HTTP."""
+    """Both ends, connected. Both machines serve `files` by HTTP."""
 
     kernel: Host
     node: Host
     program: Program
-    files: Path
+    files: FileExchange
 
     def local(self, port: int) -> int:
         """The port of loopback, on our node's machine, that leads to `port` of the kernel's."""
@@ -58,7 +57,7 @@ class Tunnel:
 def tunnel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tunnel]:
     """One tunnel for all tests, as a real one lives."""
     directory = tmp_path_factory.mktemp("tunnel")
-    (directory / "down").write_bytes(os.urandom(SIZE))
+    files = FileExchange(directory / "files", SIZE)
     ours, theirs, psk = NodePrivate.generate(os.urandom), NodePrivate.generate(os.urandom), os.urandom(32)
     with Lab() as lab:
         kernel, node = lab.host("kernel"), lab.host("node")
@@ -69,19 +68,19 @@ def tunnel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tunnel]:
         (directory / "node.json").write_text(json.dumps(said | {"port": 51821, "dial": [HTTP, IPERF, CLOSED]}))
         with (
             run_program(sys.executable, str(PROGRAMS / "wg_node.py"), str(directory / "node.json"), host=node) as ran,
-            serve_files(node, "127.0.0.1", directory),
-            serve_files(kernel, "::", directory),
+            files.serve("127.0.0.1", HTTP, node),
+            files.serve("::", HTTP, kernel),
             run_program("iperf3", "-s", "--forceflush", host=node) as near,
             run_program("iperf3", "-s", "--forceflush", host=kernel) as far,
         ):
             for server in (near, far):
                 server.wait_for("Server listening")
             ran.event("ready")
-            yield Tunnel(kernel, node, ran, directory)
+            yield Tunnel(kernel, node, ran, files)
             assert "Traceback" not in ran.stop()
-            said = ran.event("stats")
-            print({room: counters for room, counters in said.items() if room != "event"})
-            assert not said["tcp"].get("malformed")
+            counters = ran.event("stats")
+            print(counters)
+            assert not counters["tcp"].get("malformed")
 
 
 def start_wireguard_go(
@@ -104,31 +103,6 @@ def start_wireguard_go(
     return int(host.run("wg", "show", "wg0", "listen-port"))
 
 
-def serve_files(host: Host, address: str, directory: Path) -> AbstractContextManager[Program]:
-    """HTTP for `directory`."""
-    return run_program(sys.executable, str(PROGRAMS / "files_http.py"), address, str(HTTP), str(directory), host=host)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def curl(host: Host, *arguments: str) -> str:
-    return host.run("curl", "-sS", "--fail", "--retry", "20", "--retry-connrefused", "--retry-delay", "1", *arguments)
-
-
-def assert_both_ways(tunnel: Tunnel, host: Host, url: str) -> None:
-    """A file down and the same file up."""
-    down, up = tunnel.files / "got", tunnel.files / "put"
-    curl(host, "-o", str(down), f"{url}/down")
-    assert sha256(down) == sha256(tunnel.files / "down")
-    down.unlink()
-    curl(host, "-T", str(tunnel.files / "down"), f"{url}/put")
-    assert sha256(up) == sha256(tunnel.files / "down")
-    up.unlink()
-
-
 def iperf(host: Host, address: str, port: int, *options: str) -> float:
     """Mbit/s that arrived."""
     said = host.run("iperf3", "-J", "-t", "3", "-c", address, "-p", str(port), *options)
@@ -136,11 +110,11 @@ def iperf(host: Host, address: str, port: int, *options: str) -> float:
 
 
 def test_the_kernel_dials_us(tunnel: Tunnel) -> None:
-    assert_both_ways(tunnel, tunnel.kernel, f"http://[{OURS}]:{HTTP}")
+    tunnel.files.both_ways(f"[{OURS}]:{HTTP}", tunnel.kernel)
 
 
 def test_we_dial_the_kernel(tunnel: Tunnel) -> None:
-    assert_both_ways(tunnel, tunnel.node, f"http://127.0.0.1:{tunnel.local(HTTP)}")
+    tunnel.files.both_ways(f"127.0.0.1:{tunnel.local(HTTP)}", tunnel.node)
 
 
 @pytest.mark.parametrize("options", [(), ("-R",), ("--bidir", "-P", "4")], ids=["to us", "from us", "both"])

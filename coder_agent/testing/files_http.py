@@ -1,4 +1,9 @@
-"""An HTTP server for curl: GET reads and PUT writes files of a directory. Arguments: address, port, directory."""
+"""An HTTP server for curl: GET reads and PUT writes files of a directory.
+
+Run it as ``python -m coder_agent.testing.files_http ADDRESS PORT DIRECTORY``; it says ``serving on port N``.
+"""
+
+from __future__ import annotations
 
 import shutil
 import sys
@@ -8,17 +13,17 @@ from io import BufferedIOBase
 from pathlib import Path
 from socket import AF_INET, AF_INET6
 
+PIECE = 1 << 18
 
-class Files(SimpleHTTPRequestHandler):
-    """Adds PUT."""
 
+class _Files(SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_PUT(self) -> None:
         """Store exactly Content-Length bytes."""
         left = int(self.headers["Content-Length"])
         with Path(self.directory, Path(self.path).name).open("wb") as file:
-            while left and (chunk := self.rfile.read(min(left, 1 << 18))):
+            while left and (chunk := self.rfile.read(min(left, PIECE))):
                 file.write(chunk)
                 left -= len(chunk)
         self.send_response(201 if left == 0 else 400)
@@ -27,18 +32,22 @@ class Files(SimpleHTTPRequestHandler):
 
     def copyfile(self, source: BufferedIOBase, outputfile: BufferedIOBase) -> None:  # type: ignore[override]
         """In big pieces."""
-        shutil.copyfileobj(source, outputfile, 1 << 18)
+        shutil.copyfileobj(source, outputfile, PIECE)
 
     def log_message(self, format: str, *args: object) -> None:
         """Silence."""
 
 
-class Server(ThreadingHTTPServer):
-    """IPv4 or IPv6, as the address has it."""
+def main(address: str, port: str, directory: str) -> None:
+    """Serve until killed."""
 
-    address_family = AF_INET6 if ":" in sys.argv[1] else AF_INET
+    class Server(ThreadingHTTPServer):
+        address_family = AF_INET6 if ":" in address else AF_INET
+
+    with Server((address, int(port)), partial(_Files, directory=directory)) as server:
+        print("serving on port", server.server_address[1], flush=True)
+        server.serve_forever()
 
 
-with Server((sys.argv[1], int(sys.argv[2])), partial(Files, directory=sys.argv[3])) as server:
-    print("serving on port", server.server_address[1], flush=True)
-    server.serve_forever()
+if __name__ == "__main__":
+    main(*sys.argv[1:])
