@@ -20,9 +20,9 @@ class Receiver:
 
     def __init__(self, start: int, config: StackConfig, shift: int) -> None:
         self.buffer = ReceiveBuffer(start)
-        self._maximum = config.receive_window
-        self.limit = min(config.initial_window, config.receive_window)
-        """Bytes we are willing to hold."""
+        self._maximum = min(config.receive_window, 0xFFFF << shift)
+        self.limit = min(config.initial_window, self._maximum)
+        """Bytes we are willing to hold: never more than the window field can say."""
         self.shift = shift
         """Our window scale."""
         self.edge = start

@@ -94,7 +94,7 @@ class TcpConnection:
         self.released = False
         """The application called `close`: what arrives is thrown away."""
         self.full = False
-        """A write was refused: tell when there is room."""
+        """The send buffer reached its high-water mark: tell when there is room."""
         self.queued = self.woken = False
         self.scheduled = float("inf")
         """When the stack's timer queue will look at it (bookkeeping of the stack)."""
@@ -150,7 +150,7 @@ class TcpConnection:
         if block.format != "B" or block.ndim != 1:
             block = block.cast("B")
         room = self.owner.config.send_buffer - len(self.sender.buffer)
-        if len(block) > room:
+        if len(block) >= room:
             self.full = True
             block = block[: max(room, 0)]
         if len(block):
