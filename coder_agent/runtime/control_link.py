@@ -200,7 +200,7 @@ class ControlLink:
                     raise
                 self._report_problem(exc)
             else:
-                self._lost("closed by us")
+                self._linked = False  # on purpose: nobody needs to hear of it
             if anyio.current_time() - began > STABLE_AFTER:
                 self._backoff.reset()
             with anyio.move_on_after(self._backoff.next()):

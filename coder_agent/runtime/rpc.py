@@ -53,8 +53,8 @@ nhooyr.io/websocket)."""
 HIGH_WATER = 256 * 1024
 """Bytes waiting to be written at which callers have to wait."""
 LINGER = 5.0
-"""Seconds a served call stays open after its answer. A stock caller closes the byte stream itself right after reading;
-closing it first would race with its reader."""
+"""Seconds a served call stays open after its answer (a stock caller closes the byte stream itself right after reading;
+closing it first would race with its reader), and that a handler has for reading the rest after its client has left."""
 CLOSE_TIMEOUT = 2.0
 """Seconds for writing what is left when the connection is closed."""
 _IDLE_CHECK = 60.0
@@ -100,8 +100,8 @@ def unary(request: type[M], call: Callable[[M], Awaitable[Message]]) -> Handler:
 def streaming(request: type[M], call: Callable[[RpcStream[M]], Awaitable[None]]) -> Handler:
     """A handler that talks over the stream; returning ends the call.
 
-    When the client leaves, the handler's iteration ends; if it is not waiting for a message, it is cancelled. Clean up
-    in `finally` without awaiting.
+    When the client leaves, the handler's iteration ends after what was sent; a handler that is not reading, or whose
+    client gave the call up, is cancelled. Clean up in `finally` without awaiting.
     """
     return Handler(request, call)
 
@@ -406,9 +406,14 @@ class RpcConnection:
         self._leave(stream_id)
 
     def _on_left(self, stream_id: int, call: RpcStream[Any]) -> None:
-        """The peer has left a call that we serve: its handler stops, unless the end of its messages tells it."""
+        """The peer has left a call that we serve: its handler stops.
+
+        One that is reading, or has something left to read, hears it from the end of its messages, but not for ever.
+        """
         scope = self._scopes.get(stream_id)
-        if scope is not None and call.drained:
+        if scope is not None and (call.aborted or call.idle):
             scope.cancel()
+        elif scope is not None:
+            scope.deadline = min(scope.deadline, anyio.current_time() + LINGER)
         elif scope is None and stream_id in self._calls and not call.rpc:
             self._leave(stream_id)  # opened and closed without a call

@@ -67,7 +67,10 @@ class RpcStream(Generic[M]):
         self._error: CoderAgentError | None = None
         self._ended = False
         self._gone = False
+        self._aborted = False
         self._receiving = False
+        self._sending = anyio.Lock()
+        self._torn = False  # a packet was begun and given up: nothing may follow it
         self._changed = anyio.Event()
 
     # ------------------------------------------------------------ both sides
@@ -79,11 +82,14 @@ class RpcStream(Generic[M]):
         """
         if self._gone or self._core.terminated:
             raise self._error or TransportBroken(f"{self.rpc}: the other side has ended the call")
-        await self._write(self._core.message(message.SerializeToString()))
+        data = message.SerializeToString()
+        async with self._sending:
+            await self._write(self._core.message(data))
 
     async def close_send(self) -> None:
         """Say that no more messages follow."""
-        await self._write(self._core.close_send())
+        async with self._sending:
+            await self._write(self._core.close_send())
 
     async def receive(self) -> M:
         """The next message.
@@ -128,14 +134,14 @@ class RpcStream(Generic[M]):
 
     def finish(self, *, cancel: bool = False) -> None:
         """Leave the call, telling the peer if it does not know yet. Never waits."""
-        self._say_last(b"" if self._gone else self._core.cancel() if cancel else self._core.close())
+        ending = b"" if self._gone else self._core.cancel() if cancel else self._core.close()
+        self._gone = True
+        self._say(ending)
+        self._notify()
 
     def fail(self, code: int, text: str) -> None:
         """Server: end the call with an error. Never waits: an error that finds no room resets the stream."""
-        data = self._core.error(code, text)
-        if data and self._try_send(data) < len(data):
-            self._session.reset(self._id)
-        self._flush()
+        self._say(self._core.error(code, text))
 
     @property
     def ended(self) -> bool:
@@ -143,7 +149,12 @@ class RpcStream(Generic[M]):
         return self._gone
 
     @property
-    def drained(self) -> bool:
+    def aborted(self) -> bool:
+        """The peer did not just leave: it cancelled or reset the call, or broke a rule."""
+        return self._aborted
+
+    @property
+    def idle(self) -> bool:
         """Nothing received waits to be taken, and nobody is waiting to take it."""
         return not self._inbox and not self._receiving
 
@@ -175,7 +186,7 @@ class RpcStream(Generic[M]):
         """The stream was reset, or the connection is gone."""
         if self._error is None and not self._ended:
             self._error = error
-        self._ended = self._gone = True
+        self._ended = self._gone = self._aborted = True
         self._notify()
 
     def on_window(self) -> None:
@@ -196,6 +207,7 @@ class RpcStream(Generic[M]):
                 self._error = RpcError(event.text or "the call failed", event.code)
             elif isinstance(event, Cancelled):
                 self._error = TransportBroken(f"{self.rpc}: the other side gave up the call")
+                self._aborted = True
             self._ended = self._gone = True
 
     def _notify(self) -> None:
@@ -220,31 +232,29 @@ class RpcStream(Generic[M]):
 
     async def _write(self, data: bytes) -> None:
         view = memoryview(data)
+        self._torn = True
         while view:
             if self._gone:
                 raise self._error or TransportBroken(f"{self.rpc}: the other side has ended the call")
             if (full := self._room()) is not None:
                 await full.wait()
                 continue
-            sent = self._try_send(view)
+            try:
+                sent = self._session.send(self._id, view)
+            except LocalProtocolError as exc:  # the stream is gone; on_broken may have heard why
+                raise self._error or TransportBroken(f"{self.rpc}: the call is over") from exc
             self._flush()
             view = view[sent:]
             if view:
                 await self._changed.wait()
+        self._torn = False
 
-    def _try_send(self, data: bytes | memoryview) -> int:
+    def _say(self, data: bytes) -> None:
+        """Send the packet that ends the call, now or not at all: what finds no room resets the stream."""
         try:
-            return self._session.send(self._id, data)
-        except LocalProtocolError as exc:  # the stream is gone; the reason may have been told by on_broken
-            raise self._error or TransportBroken(f"{self.rpc}: the call is over") from exc
-
-    def _say_last(self, data: bytes) -> None:
-        self._gone = True
-        try:
-            sent = self._session.send(self._id, data) if data else 0
+            whole = not self._torn and (not data or self._session.send(self._id, data) == len(data))
         except LocalProtocolError:
-            sent = 0
-        if sent < len(data):
+            whole = True  # the stream is closed already
+        if not whole:
             self._session.reset(self._id)
-        self._notify()
         self._flush()

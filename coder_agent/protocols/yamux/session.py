@@ -25,7 +25,10 @@ from .frames import (
 )
 
 MAX_PENDING_PONGS = 64
-"""Ping replies waiting to be written. A peer that pings on without reading would otherwise fill our memory."""
+"""Ping replies that may wait to be written. A peer that pings on without reading would otherwise fill our memory."""
+MAX_BACKLOG = 1024 * 1024
+"""Bytes that may wait to be written when another frame of the peer's comes in. Our own data stays below 512 KiB (the
+shell holds it back), so a peer that gets here causes answers (acknowledgements, refusals) and does not read them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +320,8 @@ class YamuxSession:
         return len(chunk)
 
     def _receive_header(self, header: Header, now: float, events: list[YamuxEvent]) -> None:
+        if self._output_size > MAX_BACKLOG:
+            raise RemoteProtocolError("yamux: the peer does not read our answers")
         if header.type is FrameType.PING:
             self._receive_ping(header, now, events)
         elif header.type is FrameType.GO_AWAY:
@@ -371,8 +376,6 @@ class YamuxSession:
             raise RemoteProtocolError(f"yamux: stream {stream_id} was opened twice")
         if self._local_away or self._inbound >= self.settings.max_streams:
             self.refused_streams += 1
-            if self.output_size > INITIAL_WINDOW:
-                raise RemoteProtocolError("yamux: streams are opened faster than refusals are read")
             self._emit(FrameType.WINDOW_UPDATE, Flags.RST, stream_id, 0)
             return
         self._streams[stream_id] = _Stream(self.settings.window)

@@ -203,6 +203,52 @@ async def test_a_slow_reader_holds_the_sender_back() -> None:
             assert len((await stream.receive()).value) == 64 * 1024
 
 
+async def test_messages_of_several_tasks_do_not_mix() -> None:
+    received: list[bytes] = []
+
+    async def collect(stream: RpcStream[BytesValue]) -> None:
+        async for message in stream:
+            received.append(message.value)
+        await stream.send(BytesValue(value=b"done"))
+
+    sent = [bytes([i]) * 200_000 for i in range(8)]
+    async with (
+        connected({"/t/Collect": streaming(BytesValue, collect)}) as client,
+        client.stream("/t/Collect", BytesValue) as stream,
+    ):
+        async with anyio.create_task_group() as tasks:
+            for data in sent:
+                tasks.start_soon(stream.send, BytesValue(value=data))
+        await stream.close_send()
+        assert (await stream.receive()).value == b"done"
+    assert received == sent
+
+
+async def test_a_message_given_up_in_the_middle_resets_its_call_and_no_other() -> None:
+    ended: list[bool] = []
+    over = anyio.Event()
+
+    async def stuck(stream: RpcStream[BytesValue]) -> None:
+        await stream.receive()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append(True)
+            over.set()
+
+    handlers = {"/t/Stuck": streaming(BytesValue, stuck), "/t.T/Echo": unary(StringValue, echo)}
+    async with connected(handlers) as client:
+        async with client.stream("/t/Stuck", BytesValue) as stream:
+            await stream.send(BytesValue())
+            for _ in range(3):  # nobody reads: the window fills up in the midst of a message
+                with anyio.move_on_after(0.02):
+                    await stream.send(BytesValue(value=bytes(200_000)))
+        with anyio.fail_after(5):
+            await over.wait()
+        assert (await client.unary("/t.T/Echo", StringValue(value="on"), StringValue, timeout=5)).value == "on!"
+    assert ended == [True]
+
+
 async def test_calls_fail_at_once_when_the_connection_breaks() -> None:
     ours, theirs = pipe_pair(100)
     async with RpcConnection(ours, client=True) as client:

@@ -29,7 +29,7 @@ from coder_agent.protocols.yamux.frames import (
     decode_header,
     encode_header,
 )
-from coder_agent.protocols.yamux.session import MAX_PENDING_PONGS
+from coder_agent.protocols.yamux.session import MAX_BACKLOG, MAX_PENDING_PONGS
 
 SYN, ACK, FIN, RST = Flags
 DATA, UPDATE, PING, AWAY = FrameType
@@ -201,12 +201,13 @@ def test_too_many_streams_are_refused_one_by_one() -> None:
     assert server.receive(frame(UPDATE, SYN, 7, 0), 0.0) == [StreamOpened(7)]
 
 
-def test_refusals_that_nobody_reads_do_not_fill_memory() -> None:
-    server = session(max_streams=0)
-    flood = b"".join(frame(UPDATE, SYN, i, 0) for i in range(1, 100_000, 2))
-    with pytest.raises(RemoteProtocolError, match="faster than refusals"):
+@pytest.mark.parametrize("flags", [SYN, SYN | RST])
+def test_answers_that_nobody_reads_do_not_fill_memory(flags: Flags) -> None:
+    server = session(max_streams=1)
+    flood = b"".join(frame(UPDATE, flags, i, 0) for i in range(1, 200_000, 2))
+    with pytest.raises(RemoteProtocolError, match="does not read"):
         server.receive(flood, 0.0)
-    assert server.output_size < 2 * INITIAL_WINDOW
+    assert server.output_size < MAX_BACKLOG + 100
 
 
 def test_going_away_refuses_new_streams_on_both_sides() -> None:
