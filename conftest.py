@@ -10,7 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 
+import hypothesis
 import pytest
+
+# A unit test is never timed: on a busy machine any example may take long.
+hypothesis.settings.register_profile("house", deadline=None)
+hypothesis.settings.load_profile("house")
 
 SYSTEM_MARKERS = ("foreign", "netns", "slow")
 NEVER_SKIPPED_IN_CI = ("foreign", "netns")

@@ -1,0 +1,60 @@
+"""The rules of conftest.py, tried on a small suite in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = "[pytest]\nmarkers =\n    foreign: x\n    netns: x\n    slow: x\n    anyio: x\n"
+SUITES = {
+    "foreign": "@pytest.mark.foreign\ndef test(): pytest.skip('no wg')",
+    "netns": "@pytest.mark.netns\n@pytest.mark.skipif(True, reason='no root')\ndef test(): pass",
+    "module": "pytest.skip('no wg', allow_module_level=True)",
+    "plain": "def test(): pytest.skip('not today')",
+    "expected": "@pytest.mark.foreign\n@pytest.mark.xfail\ndef test(): assert False",
+    "runs": "@pytest.mark.foreign\ndef test(): pass",
+    "environment": "def test(): assert 'CODER_URL' not in os.environ",
+}
+
+
+def outcomes(folder: Path, ci: str) -> dict[str, set[str]]:
+    """Outcome → the suites that had it."""
+    (folder / "pytest.ini").write_text(CONFIG, "utf-8")
+    (folder / "conftest.py").write_text((ROOT / "conftest.py").read_text("utf-8"), "utf-8")
+    for name, suite in SUITES.items():
+        (folder / f"test_{name}.py").write_text(f"import os, pytest\n{suite}\n", "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", "--continue-on-collection-errors", "."],
+        env={**os.environ, "CI": ci, "CODER_URL": "https://outside"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    found: dict[str, set[str]] = {}
+    for line in done.stdout.splitlines():
+        word, _, rest = line.partition(" ")
+        for name in SUITES:
+            if word.isupper() and f"test_{name}.py" in rest:
+                found.setdefault(word, set()).add(name)
+    return found
+
+
+def test_at_home_what_is_missing_is_skipped(tmp_path: Path) -> None:
+    assert outcomes(tmp_path, ci="") == {
+        "PASSED": {"runs", "environment"},
+        "SKIPPED": {"foreign", "netns", "module", "plain"},
+        "XFAIL": {"expected"},
+    }
+
+
+def test_in_ci_a_foreign_judge_may_not_be_missing(tmp_path: Path) -> None:
+    assert outcomes(tmp_path, ci="true") == {
+        "PASSED": {"runs", "environment"},
+        "SKIPPED": {"plain"},
+        "XFAIL": {"expected"},
+        "FAILED": {"foreign"},
+        "ERROR": {"netns", "module"},
+    }
