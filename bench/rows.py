@@ -1,0 +1,99 @@
+"""What a benchmark yields, and what it must reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+
+COLUMNS = ("id", "unit", "ours", "peer", "ratio", "bar", "verdict", "peer_name")
+WIDTHS = (20, 12, 10, 10, 8, 24, 9, 0)
+
+
+@dataclass(slots=True)
+class Row:
+    """One figure. `peer` is None where an absolute bar is asked; `runs` holds ours, in the order they were measured."""
+
+    id: str
+    unit: str
+    ours: float
+    peer: float | None
+    peer_name: str | None
+    ratio: float | None
+    runs: list[float]
+
+    @classmethod
+    def of(
+        cls, id: str, unit: str, runs: Sequence[float], peer_runs: Sequence[float] = (), peer_name: str | None = None
+    ) -> Row:
+        """Medians of `runs` and of the peer's, if there is one."""
+        ours = median(runs)
+        peer = median(peer_runs) if peer_runs else None
+        return cls(id, unit, ours, peer, peer_name, ours / peer if peer else None, list(runs))
+
+    def document(self) -> dict[str, object]:
+        """The entry in build/bench.json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """What a row with this unit has to reach."""
+
+    text: str
+    is_met: Callable[[Row], bool]
+
+
+def _at_least(value: float) -> Callable[[Row], bool]:
+    return lambda row: row.ours >= value
+
+
+def _at_most(value: float) -> Callable[[Row], bool]:
+    return lambda row: row.ours <= value
+
+
+def _times_peer(factor: float) -> Callable[[Row], bool]:
+    return lambda row: row.ratio is not None and row.ratio >= factor
+
+
+def _within(margin: float) -> Callable[[Row], bool]:
+    return lambda row: row.peer is not None and row.ours - row.peer <= margin
+
+
+BARS: dict[tuple[str, str], Bar] = {
+    ("direct_download", "Mbit/s"): Bar("≥ 2 × peer", _times_peer(2)),
+    ("direct_upload", "Mbit/s"): Bar("≥ 2 × peer", _times_peer(2)),
+    ("direct_no_offload", "Mbit/s"): Bar("≥ 800 Mbit/s", _at_least(800)),
+    ("direct_no_numpy", "Mbit/s"): Bar("≥ 1200 Mbit/s", _at_least(1200)),
+    ("relayed_download", "Mbit/s"): Bar("≥ 4 × peer", _times_peer(4)),
+    ("ping_overhead", "ms"): Bar("≤ peer + 0.5 ms", _within(0.5)),
+    ("first_pong", "s"): Bar("≤ 1.5 s", _at_most(1.5)),
+    ("time_to_direct", "s"): Bar("≤ 1 s after first pong", _at_most(1.0)),
+    ("cli_start", "s CPU"): Bar("< 0.25 s", _at_most(0.25)),
+    ("agent_idle", "MB RSS"): Bar("≤ 60 MB", _at_most(60)),
+    ("agent_idle", "% CPU"): Bar("< 0.5 %", _at_most(0.5)),
+    ("bulk_integrity", "GB intact"): Bar("all, 1 GB per run", lambda row: row.ours >= 1 and min(row.runs) >= 1),
+}
+"""By id and unit: an id may have a row for each of two things."""
+
+
+def heading() -> str:
+    """The table's first line."""
+    return _line(COLUMNS)
+
+
+def shown(row: Row) -> str:
+    """The row of the table."""
+    bar = BARS[row.id, row.unit]
+    ratio = "-" if row.ratio is None else f"{row.ratio:.2f}×"
+    verdict = "ok" if bar.is_met(row) else "MISSED"
+    cells = (row.id, row.unit, _number(row.ours), _number(row.peer), ratio, bar.text, verdict, row.peer_name or "")
+    return _line(cells)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "".join(f"{cell:<{width}}" for cell, width in zip(cells, WIDTHS, strict=True)).rstrip()
