@@ -29,7 +29,7 @@ from coder_agent.protocols.tailnet.convert import derp_map_to_proto
 from coder_agent.protocols.tailnet.proto import agent_pb2, tailnet_pb2
 from coder_agent.rpc import Handler, RpcConnection, RpcStream, coordinate_handler, streaming, unary
 from coder_agent.runtime import control_link
-from coder_agent.runtime.agent_link import Manifest
+from coder_agent.runtime.agent_link import AgentStats, Manifest
 from coder_agent.runtime.backoff import Backoff
 from coder_agent.runtime.control_link import AgentMode, ClientMode, ControlLink
 from coder_agent.testing.contracts.coordinator import AGENT, CLIENT, OTHER, make_node
@@ -152,6 +152,8 @@ class FakeServer(Watcher):
     sockets: list[ServerConnection] = field(default_factory=list)
     missing: set[str] = field(default_factory=set)
     resume_token: str = "resume-1"
+    stats: list[agent_pb2.Stats] = field(default_factory=list)
+    stats_interval_ms: int = 30_000
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -230,10 +232,12 @@ class FakeServer(Watcher):
         self.note()
         return request.lifecycle
 
-    async def _stats(self, _: agent_pb2.UpdateStatsRequest) -> agent_pb2.UpdateStatsResponse:
+    async def _stats(self, request: agent_pb2.UpdateStatsRequest) -> agent_pb2.UpdateStatsResponse:
         self.called.append("UpdateStats")
+        self.stats.append(request.stats)
+        self.note()
         answer = agent_pb2.UpdateStatsResponse()
-        answer.report_interval.FromSeconds(30)
+        answer.report_interval.FromMilliseconds(self.stats_interval_ms)
         return answer
 
     async def _banners(self, _: agent_pb2.GetAnnouncementBannersRequest) -> agent_pb2.GetAnnouncementBannersResponse:
@@ -521,6 +525,20 @@ async def test_an_agent_reports_each_state_once_however_often_it_connects() -> N
             await server.until(lambda: server.agent_node() is not None)
             assert server.lifecycle == [2, 5]
     assert len(sink.manifests) == 2
+
+
+async def test_an_agent_reports_traffic_at_the_servers_interval() -> None:
+    server, sink = FakeServer(stats_interval_ms=5), Sink()
+    reports = [AgentStats({"TCP": 1}, 1, 2.5, 3, 4, 5, 6), None, AgentStats(rx_bytes=9)]
+    mode = AgentMode(stats=lambda: reports.pop(0) if reports else None)
+    async with serving(server), running(ControlLink(server.url, "token", mode=mode, sink=sink).run):
+        await server.until(lambda: len(server.stats) == 3)
+    empty, first, second = server.stats
+    assert empty == agent_pb2.Stats()
+    assert (dict(first.connections_by_proto), first.connection_count) == ({"TCP": 1}, 1)
+    assert (first.connection_median_latency_ms, first.rx_packets, first.rx_bytes) == (2.5, 3, 4)
+    assert (first.tx_packets, first.tx_bytes, second.rx_bytes) == (5, 6, 9)
+    assert second.connection_median_latency_ms < 0  # nobody is connected
 
 
 async def test_an_agent_steps_down_to_an_older_server() -> None:
