@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.main import get_group
@@ -55,14 +55,11 @@ def run_program(program: Program, argv: Sequence[str] | None = None) -> int:
 def build_root(program: Program) -> TyperGroup:
     """The root group; its commands are found when the flags have been read."""
     group = type("Root", (RootGroup,), {"program": program})
-    markup: Literal["rich"] | None = (
-        "rich" if sys.stdout.isatty() else None
-    )  # boxes and colours only where somebody looks at them
     app = typer.Typer(
         name=program,
         cls=group,
         add_completion=False,
-        rich_markup_mode=markup,
+        rich_markup_mode=None,  # rich would take `[owner/]workspace` for markup, and boxes are no help to grep
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(help=_HELP[program])(_root)

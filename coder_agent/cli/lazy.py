@@ -43,8 +43,8 @@ GROUPS = {
 class Stub(TyperCommand):
     """A command that has not been imported."""
 
-    def __init__(self, spec: CommandSpec, markup: Any) -> None:
-        super().__init__(spec.name, help=spec.help, hidden=spec.hidden, rich_markup_mode=markup)
+    def __init__(self, spec: CommandSpec) -> None:
+        super().__init__(spec.name, help=spec.help, hidden=spec.hidden, rich_markup_mode=None)
         self.spec = spec
 
     def load(self, globals_: Sequence[Parameter]) -> Command:
@@ -147,7 +147,7 @@ class RootGroup(StubGroup):
                 self._place(spec)
 
     def _place(self, spec: CommandSpec) -> None:
-        stub = Stub(spec, self.rich_markup_mode)
+        stub = Stub(spec)
         if not spec.group:
             self.commands[spec.name] = stub
             return
