@@ -279,6 +279,7 @@ async def open_workspace(config: ClientConfig, name: WorkspaceName) -> AsyncIter
         await _reach(session, workspace)
         try:
             yield workspace
+            await node.drain()  # before the goodbye: afterwards the agent does not know us any more
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(GOODBYE_TIMEOUT):
                 await session.link.aclose_gracefully()

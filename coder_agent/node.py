@@ -46,6 +46,7 @@ from .magicsock.home import choose_home, may_be_home
 from .protocols.netstack.config import StackConfig
 from .protocols.netstack.listening import SynRequest
 from .protocols.netstack.stack import Stack
+from .protocols.netstack.states import State
 from .protocols.wireguard.device import Device
 from .runtime.background import background
 from .runtime.candidates import CandidateHub
@@ -59,6 +60,12 @@ HOME_PATIENCE = 1.0
 """Seconds to wait for a first latency before a home region is chosen without one."""
 DIAL_TIMEOUT = 15.0
 """Seconds for a TCP handshake inside the tunnel; covers one lost WireGuard initiation (5 s) and a relay dial (10 s)."""
+
+DRAIN_TIMEOUT = 5.0
+"""Seconds that a node which is closed gives its closed streams to get their last bytes through."""
+DRAIN_POLL = 0.005
+CLOSING_STATES = (State.FIN_WAIT_1, State.CLOSING, State.LAST_ACK)
+"""Our FIN, and so perhaps data before it, is not acknowledged."""
 
 
 @dataclass(slots=True)
@@ -281,6 +288,14 @@ class TailnetNode:
         assert self._tasks is not None
         self._tasks.start_soon(function, *args)
 
+    async def drain(self, *, timeout: float = DRAIN_TIMEOUT) -> None:
+        """Wait, at most `timeout` seconds, until what was sent on closed streams has been acknowledged."""
+        with anyio.move_on_after(timeout):
+            while any(  # noqa: ASYNC110  (at the end of a node only: no reason to make the data path tell)
+                c.released and c.state in CLOSING_STATES for c in self.engine.stack.connections()
+            ):
+                await anyio.sleep(DRAIN_POLL)
+
     # ------------------------------------------------------------ ping
 
     async def ping(
@@ -451,8 +466,9 @@ class TailnetNode:
     @asynccontextmanager
     async def _running(self, keys: tuple[NodePrivate, DiscoPrivate]) -> AsyncIterator[TailnetNode]:
         async with AsyncExitStack() as exits:
-            exits.callback(self.engine.close)
+            exits.callback(self.engine.stop)
             await self._open_transports(exits, keys)
+            exits.callback(self.engine.reset_all)
             self._tasks = await exits.enter_async_context(background())
             if self.engine.direct is not None:
                 self._hub = CandidateHub(
@@ -464,6 +480,7 @@ class TailnetNode:
                 self._tasks.start_soon(self._hub.run, self.config.sources)
             exits.callback(self._stop_home_timer)
             yield self
+            await self.drain()
 
     def _stop_home_timer(self) -> None:
         if self._home_timer is not None:

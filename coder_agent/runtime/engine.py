@@ -170,8 +170,15 @@ class Engine:
         """The engine's clock, in seconds."""
         return self._scheduler.time()
 
-    def close(self) -> None:
-        """Stop: no timer and no flush will run any more."""
+    def reset_all(self) -> None:
+        """Reset every open connection, here and (while the transports still send) at its other end."""
+        now = self._scheduler.time()
+        for connection in self.stack.connections():
+            connection.abort(now)
+        self._flush()
+
+    def stop(self) -> None:
+        """No timer and no flush will run any more."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()

@@ -186,3 +186,52 @@ async def test_a_node_without_transports_says_what_to_install() -> None:
     with pytest.raises(ConfigError, match="no transport plugin"):
         async with open_node(NodeConfig(addresses=[A], transports=[])):
             pass
+
+
+async def test_what_was_sent_before_closing_arrives_even_if_the_node_goes_at_once() -> None:
+    received = bytearray()
+    complete = anyio.Event()
+
+    async def collect(stream: TunnelStream) -> None:
+        async for chunk in stream:
+            received.extend(chunk)
+        complete.set()
+
+    async with open_node(config(B)) as b:
+        b.listen_tcp(80, collect)
+        async with open_node(config(A)) as a:
+            with anyio.fail_after(5):
+                await told(a)
+                await told(b)
+            a.upsert_peer(b.self_node())
+            b.upsert_peer(a.self_node())
+            stream = await a.dial_tcp(B, 80)
+            await stream.send(bytes(2_000_000))
+            await stream.aclose()
+        with anyio.fail_after(5):
+            await complete.wait()
+    assert len(received) == 2_000_000
+
+
+async def test_a_node_that_goes_resets_what_is_open_at_both_ends() -> None:
+    ended = anyio.Event()
+
+    async def wait_for_end(stream: TunnelStream) -> None:
+        try:
+            await stream.receive()
+        except anyio.BrokenResourceError:
+            ended.set()
+
+    async with open_node(config(B)) as b:
+        b.listen_tcp(80, wait_for_end)
+        async with open_node(config(A)) as a:
+            with anyio.fail_after(5):
+                await told(a)
+                await told(b)
+            a.upsert_peer(b.self_node())
+            b.upsert_peer(a.self_node())
+            stream = await a.dial_tcp(B, 80)
+        with pytest.raises(anyio.BrokenResourceError):
+            await stream.receive()
+        with anyio.fail_after(5):
+            await ended.wait()
