@@ -55,6 +55,10 @@ def server(
     stun_address: Annotated[
         str | None, _flag("host:port of the embedded STUN responder (UDP), or `disable` [HTTP host, 3478]")
     ] = None,
+    prometheus_enable: Annotated[
+        bool | None, _flag("serve /metrics", "--prometheus-enable/--no-prometheus-enable")
+    ] = None,
+    prometheus_address: Annotated[str | None, _flag("host:port for /metrics [127.0.0.1:2112]")] = None,
 ) -> None:
     """Start a coder server: API, sign-in, coordination, relay and STUN behind one address.
 
@@ -76,6 +80,8 @@ def server(
         "derp_force_websockets": derp_force_websockets,
         "block_direct_connections": block_direct_connections,
         "stun_address": stun_address,
+        "prometheus_enable": prometheus_enable,
+        "prometheus_address": prometheus_address,
     }
     settings: Settings = ctx.obj.settings.with_flags("server", given)
     options = resolve_options(settings.section("server", ServerSettings), default_data_dir)
@@ -103,9 +109,13 @@ async def run_server(options: ServerOptions, host: PluginHost, settings: Setting
 
 
 async def _announce(running: Running, options: ServerOptions) -> None:
-    for kind, address in (("HTTP", running.http), ("HTTPS", running.https)):
+    for kind, scheme, address in (
+        ("HTTP", "http", running.http),
+        ("HTTPS", "https", running.https),
+        ("Prometheus", "http", running.metrics),
+    ):
         if address is not None:
-            typer.echo(f"Started {kind} listener at {kind.lower()}://{address}")
+            typer.echo(f"Started {kind} listener at {scheme}://{address}")
     if running.stun_port is not None:
         typer.echo(f"Started STUN responder at udp port {running.stun_port}")
     if options.access_url is None:

@@ -79,6 +79,7 @@ class ServerOptions:
     block_direct: bool
     stun_address: HostPort | None
     stun_address_is_default: bool
+    metrics_address: HostPort | None
     hostname_prefix: str
     hostname_suffix: str
     secure_cookie: bool
@@ -111,6 +112,9 @@ def resolve_options(settings: ServerSettings, default_data_dir: Callable[[], Pat
         block_direct=settings.block_direct_connections,
         stun_address=stun,
         stun_address_is_default=is_default,
+        metrics_address=(
+            parse_address("prometheus_address", settings.prometheus_address) if settings.prometheus_enable else None
+        ),
         hostname_prefix=settings.ssh_hostname_prefix,
         hostname_suffix=settings.workspace_hostname_suffix.strip("."),
         secure_cookie=settings.secure_auth_cookie,

@@ -38,6 +38,8 @@ class ServerSettings(BaseModel):
         "CODER_STUN_ADDRESS",
         "host:port of the embedded STUN responder (UDP), or `disable`; default: HTTP host, port 3478.",
     )
+    prometheus_enable: bool = _setting(False, "CODER_PROMETHEUS_ENABLE", "Serve /metrics on an address of its own.")
+    prometheus_address: str = _setting("127.0.0.1:2112", "CODER_PROMETHEUS_ADDRESS", "host:port for /metrics.")
     ssh_hostname_prefix: str = _setting("coder.", "CODER_SSH_HOSTNAME_PREFIX", "Host prefix that config-ssh writes.")
     workspace_hostname_suffix: str = _setting("coder", "CODER_WORKSPACE_HOSTNAME_SUFFIX", "Suffix of workspace names.")
     secure_auth_cookie: bool = _setting(False, "CODER_SECURE_AUTH_COOKIE", "Send the session cookie over HTTPS only.")

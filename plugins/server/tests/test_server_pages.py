@@ -70,3 +70,13 @@ async def test_the_latency_check_allows_browsers_of_other_sites(server: Server) 
         assert "X-LATENCY-CHECK" in reply.headers["access-control-allow-headers"]
         reply = await browser.get("/latency-check")
         assert reply.headers["timing-allow-origin"] == "*"
+
+
+async def test_metrics_have_an_address_of_their_own(tmp_path: Path) -> None:
+    settings = {"prometheus_enable": True, "prometheus_address": "127.0.0.1:0"}
+    async with run_server(tmp_path, **settings) as server, httpx2.AsyncClient() as client:
+        assert (await client.get(f"{server.url}/metrics")).status_code == 404
+        text = (await client.get(f"http://{server.running.metrics}/metrics")).text
+        assert "coder_server_agents_connected 0.0" in text
+        assert 'coder_server_build_info{version="v0.0.0-' in text
+        assert "coder_relay_clients 0.0" in text

@@ -1,0 +1,46 @@
+"""Figures for Prometheus, on a listener of their own: they are nobody's business who can reach the API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric, UnknownMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from .deployment import Deployment
+
+
+class DeploymentCollector(Collector):
+    """Reads the deployment when it is scraped; nothing is counted in between."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+
+    def collect(self) -> Iterator[Metric]:
+        """prometheus_client's hook."""
+        server = self._deployment
+        yield InfoMetricFamily("coder_server_build", "Version of the server.", {"version": server.version})
+        yield GaugeMetricFamily("coder_server_agents_connected", "Control connections of agents.", len(server.presence))
+        yield GaugeMetricFamily("coder_server_clients_connected", "Control connections of users.", len(server.clients))
+        yield GaugeMetricFamily(
+            "coder_server_coordinator_peers", "Peers with a Coordinate stream.", len(server.coordinator.peers())
+        )
+        for name, value in sorted((server.relay.metrics() if server.relay is not None else {}).items()):
+            yield UnknownMetricFamily(f"coder_relay_{name}", f"The relay's own figure {name!r}.", value)
+
+
+def build_metrics_app(deployment: Deployment) -> Starlette:
+    """An application with the one route ``/metrics``."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(DeploymentCollector(deployment))
+
+    async def metrics(request: Request) -> Response:
+        return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return Starlette(routes=[Route("/metrics", metrics, methods=["GET"])])
