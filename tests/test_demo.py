@@ -1,0 +1,26 @@
+"""`make demo` is the first thing that a newcomer sees."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+def test_the_demo_shows_a_relayed_and_a_direct_speedtest(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "demo"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    shown = done.stdout + done.stderr
+    assert "proxied via DERP(" in shown
+    assert "p2p via 127.0.0.1:" in shown
+    assert re.findall(r"^[\d.]+m?s via (\w+)$", shown, re.MULTILINE) == ["coder", "direct"]
+    assert len(re.findall(r"^0\.00-5\.\d\d sec +[\d.]+ MBits +[\d.]+ Mbits/sec$", done.stdout, re.MULTILINE)) == 2
