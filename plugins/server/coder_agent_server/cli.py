@@ -6,6 +6,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -116,8 +117,8 @@ async def _announce(running: Running, options: ServerOptions) -> None:
     ):
         if address is not None:
             typer.echo(f"Started {kind} listener at {scheme}://{address}")
-    if running.stun_port is not None:
-        typer.echo(f"Started STUN responder at udp port {running.stun_port}")
+    if running.stun is not None:
+        typer.echo(f"Started STUN responder at udp://{running.stun}")
     if options.access_url is None:
         typer.echo(
             f"No access URL: serving on {running.access_url}, for this machine only. Set --access-url for others.",
@@ -126,6 +127,12 @@ async def _announce(running: Running, options: ServerOptions) -> None:
     elif await _only_local(options):
         typer.echo(
             f"warning: the access URL {running.access_url} leads to this machine only: others cannot reach it", err=True
+        )
+    elif running.stun is not None and ip_address(running.stun.host).is_loopback:
+        typer.echo(
+            f"warning: STUN listens on {running.stun} only: nodes behind NAT will stay relayed."
+            " Set --stun-address 0.0.0.0:3478.",
+            err=True,
         )
     typer.echo(f"View the Web UI: {running.access_url}")
 

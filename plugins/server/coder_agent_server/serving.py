@@ -37,13 +37,13 @@ SEEN_INTERVAL = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that accepts connections. `http`, `https` and `metrics` are the addresses really bound."""
+    """A server that accepts connections. The addresses are those really bound."""
 
     deployment: Deployment
     http: HostPort | None
     https: HostPort | None
     metrics: HostPort | None
-    stun_port: int | None
+    stun: HostPort | None
 
     @property
     def access_url(self) -> str:
@@ -61,9 +61,9 @@ async def open_server(options: ServerOptions, host: PluginHost, settings: Settin
         listeners = stack.enter_context(open_listeners(options))
         tls = tls_context(options)
         access_url = _access_url(options, listeners)
-        stun_port = await _open_stun(stack, options)
+        stun = await _open_stun(stack, options)
         database = await stack.enter_async_context(open_database(options.database_path))
-        derp_map = LiveDerpMap(build_derp_map(options, access_url, stun_port))
+        derp_map = LiveDerpMap(build_derp_map(options, access_url, stun.port if stun else None))
         deployment = await _deploy(options, host, settings, access_url, database, derp_map)
         app = build_app(deployment, _plugin_routes(host, deployment))
         if deployment.relay is not None:
@@ -76,9 +76,7 @@ async def open_server(options: ServerOptions, host: PluginHost, settings: Settin
                 async with serving(servers, listeners):
                     try:
                         bound = {listener.kind: listener.bound for listener in listeners}
-                        yield Running(
-                            deployment, bound.get("http"), bound.get("https"), bound.get("metrics"), stun_port
-                        )
+                        yield Running(deployment, bound.get("http"), bound.get("https"), bound.get("metrics"), stun)
                     finally:
                         _say_goodbye(deployment)
             finally:
@@ -129,7 +127,7 @@ def _access_url(options: ServerOptions, listeners: Sequence[Listener]) -> Access
     return AccessUrl("https" if first.kind == "https" else "http", host, first.bound.port)
 
 
-async def _open_stun(stack: AsyncExitStack, options: ServerOptions) -> int | None:
+async def _open_stun(stack: AsyncExitStack, options: ServerOptions) -> HostPort | None:
     if options.stun_address is None or not options.relay.enable:
         return None
     return await stack.enter_async_context(open_stun(options.stun_address, exact=not options.stun_address_is_default))

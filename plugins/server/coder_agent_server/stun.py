@@ -44,8 +44,8 @@ class StunResponder(asyncio.DatagramProtocol):
 
 
 @asynccontextmanager
-async def open_stun(address: HostPort, *, exact: bool) -> AsyncIterator[int | None]:
-    """Answer STUN at `address`; yields the UDP port. A taken default port is replaced by any free one, with a warning.
+async def open_stun(address: HostPort, *, exact: bool) -> AsyncIterator[HostPort | None]:
+    """Answer STUN at `address`; yields where really. A taken default port is replaced by any free one, with a warning.
 
     Raises: ConfigError when `exact` and the address cannot be had. Yields None when nothing could be bound.
     """
@@ -56,7 +56,8 @@ async def open_stun(address: HostPort, *, exact: bool) -> AsyncIterator[int | No
     loop = asyncio.get_running_loop()
     transport, _protocol = await loop.create_datagram_endpoint(StunResponder, sock=found)
     try:
-        yield int(found.getsockname()[1])
+        host, port = found.getsockname()[:2]
+        yield HostPort(str(host), int(port))
     finally:
         transport.close()
 

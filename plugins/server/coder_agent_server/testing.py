@@ -111,8 +111,9 @@ class Server:
 
 
 def make_options(data_dir: Path, **settings: Any) -> ServerOptions:
-    """Options for tests: any free port, no STUN unless asked for."""
-    chosen = {"http_address": "127.0.0.1:0", "stun_address": "disable", "data_dir": str(data_dir), **settings}
+    """Options for tests: any free port; no STUN and no rate limit (tests poll) unless asked for."""
+    quiet = {"http_address": "127.0.0.1:0", "stun_address": "disable", "api_rate_limit": -1}
+    chosen = {**quiet, "data_dir": str(data_dir), **settings}
     return resolve_options(ServerSettings(**chosen), lambda: data_dir)
 
 

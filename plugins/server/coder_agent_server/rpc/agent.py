@@ -75,10 +75,12 @@ class AgentConnection:
             agent_id = self._agent.id
             self._server.presence.begin(agent_id, self)
             try:
-                async with self._server.database.write() as session:
-                    await store.mark_connected(session, agent_id, version, self._server.clock())
-                logger.info("agent %s connected", self._label)
-                await self._serve()
+                if await self._mark_connected(version):
+                    logger.info("agent %s connected", self._label)
+                    await self._serve()
+                else:  # between the token's check and here
+                    self._stream.explain("this agent was removed, or its token replaced", 1001)
+                    await self._stream.aclose()
             finally:
                 with anyio.CancelScope(shield=True):
                     await self._left(agent_id)
@@ -92,6 +94,11 @@ class AgentConnection:
             self._stream, client=False, settings=settings, on_alive=lambda rtt: self._server.presence.seen(agent_id)
         ) as connection:
             await connection.serve({**service.handlers(), **tailnet.handlers()})
+
+    async def _mark_connected(self, version: str) -> bool:
+        async with self._server.database.write() as session:
+            now = self._server.clock()
+            return await store.mark_connected(session, self._agent.id, self._agent.token_hash, version, now)
 
     async def _left(self, agent_id: UUID) -> None:
         last_seen = self._server.presence.end(agent_id, self)

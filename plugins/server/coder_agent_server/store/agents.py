@@ -54,15 +54,18 @@ async def replace_token(session: AsyncSession, agent_id: UUID, now: datetime) ->
     return token
 
 
-async def mark_connected(session: AsyncSession, agent_id: UUID, api_version: str, now: datetime) -> None:
-    """Its control connection is up."""
+async def mark_connected(
+    session: AsyncSession, agent_id: UUID, token_hash: bytes, api_version: str, now: datetime
+) -> bool:
+    """Its control connection is up. False: the agent, or the token it came with, was removed in the meantime."""
     agent = await session.get(Agent, agent_id)
-    if agent is None:
-        return
+    if agent is None or agent.token_hash != token_hash:
+        return False
     agent.first_connected_at = agent.first_connected_at or now
     agent.last_connected_at = now
     agent.disconnected_at = None
     agent.api_version = api_version
+    return True
 
 
 async def mark_disconnected(session: AsyncSession, agent_id: UUID, last_seen: datetime, now: datetime) -> None:
