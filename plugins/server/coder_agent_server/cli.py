@@ -118,7 +118,7 @@ async def _announce(running: Running, options: ServerOptions) -> None:
         if address is not None:
             typer.echo(f"Started {kind} listener at {scheme}://{address}")
     if running.stun is not None:
-        typer.echo(f"Started STUN responder at udp://{running.stun}")
+        typer.echo(f"Started STUN responder at udp port {running.stun.port}")
     if options.access_url is None:
         typer.echo(
             f"No access URL: serving on {running.access_url}, for this machine only. Set --access-url for others.",
