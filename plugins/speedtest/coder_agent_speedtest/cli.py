@@ -27,6 +27,9 @@ from .protocol import Direction, Interval, Request
 from .service import PORT
 from .transfer import run_test
 
+DIRECT_PATIENCE = 30.0
+"""Seconds that --direct waits: six rounds of pings (5 s apart), so more waiting would not help. The stock command waits
+for ever."""
 AGENT_CHECK = 5.0
 """Seconds between questions to the server whether the agent is still there, while a test runs."""
 TITLE = ("INTERVAL", "TRANSFER", "BANDWIDTH")
@@ -170,11 +173,22 @@ async def _watch_agent(workspace: Workspace) -> None:
 
 
 async def _wait_direct(workspace: Workspace) -> None:
-    """Ping every second until the path is direct, telling the user what it is meanwhile."""
+    """Ping every second until the path is direct, telling the user what it is meanwhile. Raises PeerUnreachable."""
+    label = workspace.agent.label
+    if not workspace.node.config.direct:
+        raise PeerUnreachable(
+            f"workspace {label}: this deployment does not allow direct connections", hint="leave --direct out"
+        )
+    end = anyio.current_time() + DIRECT_PATIENCE
     while True:
         with anyio.move_on_after(1.0):
             await workspace.wait_direct()
             return
+        if anyio.current_time() > end:
+            raise PeerUnreachable(
+                f"workspace {label}: no direct path within {DIRECT_PATIENCE:g} s",
+                hint="`coder ping` says which addresses were tried; without --direct the test runs through the relay",
+            )
         try:
             pong = await workspace.ping(timeout=1.0)
         except PeerUnreachable:

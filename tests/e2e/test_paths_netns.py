@@ -1,0 +1,149 @@
+"""Server, agent and user on machines of their own: which way their packets go, and what happens when that way ends."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from coder_agent.testing.deployment import Deployment, Registered, until
+from coder_agent.testing.netns import Host, Lab, unavailable
+from coder_agent.testing.processes import Program
+
+pytestmark = [
+    pytest.mark.netns,
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(unavailable() is not None, reason=str(unavailable())),
+    pytest.mark.skipif(shutil.which("nft") is None, reason="nft (nftables) is not installed"),
+]
+PROGRAMS = Path(__file__).parent / "programs"
+MEGABYTE = 1_000_000
+
+
+@pytest.fixture
+def apart(tmp_path: Path) -> Iterator[Deployment]:
+    """Three machines on one Ethernet; server and user are ready."""
+    with Lab() as lab:
+        hosts = (lab.host("server"), lab.host("user"), lab.host("agent"))
+        lab.switch(*hosts)
+        with Deployment(tmp_path, hosts[0].address4, hosts) as deployment:
+            deployment.start_server()
+            deployment.sign_in()
+            yield deployment
+
+
+def block_udp(host: Host) -> None:
+    """What arrives by UDP is lost. At the receiver: a drop on the sender's own way out would be an error that it sees."""
+    host.run("nft", "add table inet cut")
+    host.run("nft", "add chain inet cut arriving { type filter hook input priority 0; }")
+    host.run("nft", "add rule inet cut arriving meta l4proto udp drop")
+
+
+def cure(host: Host) -> None:
+    """UDP arrives again."""
+    host.run("nft", "delete table inet cut")
+
+
+def workspace_host(place: Deployment) -> Host:
+    assert place.workspace.host is not None
+    return place.workspace.host
+
+
+def test_with_udp_allowed_it_goes_direct(apart: Deployment) -> None:
+    dev = apart.create("dev")
+    apart.start_agent(dev)
+    address = workspace_host(apart).address4
+    ping = apart.user.coder("ping", "dev", "-n", "8", "--wait", "200ms")
+    assert ping.code == 0, str(ping)
+    assert re.search(rf"^pong from dev p2p via ({re.escape(address)}|\[fd77:.*\]):\d+ in ", ping.out, re.MULTILINE)
+    assert "you are connected directly" in ping.err
+
+    speedtest = apart.user.coder("speedtest", "dev", "--direct", "-t", "1s")
+    assert speedtest.code == 0, str(speedtest)
+    assert re.search(r"^[\d.]+ms via direct$", speedtest.err, re.MULTILINE)
+    assert megabits(speedtest.out) > 1
+
+
+def test_with_udp_blocked_it_stays_relayed_and_says_so(apart: Deployment) -> None:
+    dev = apart.create("dev")
+    block_udp(workspace_host(apart))
+    apart.start_agent(dev)
+    ping = apart.user.coder("ping", "dev", "-n", "4", "--wait", "200ms")
+    assert ping.code == 0, str(ping)
+    assert ping.out.count("proxied via DERP(Coder Embedded Relay)") == 4, str(ping)
+    assert "through the relay Coder Embedded Relay, not directly" in ping.err
+    assert re.search(r"tried \S+: \d+ pings sent, 0 answered", ping.err), str(ping)
+
+    speedtest = apart.user.coder("speedtest", "dev", "-t", "1s")
+    assert speedtest.code == 0, str(speedtest)
+    assert re.search(r"^[\d.]+ms via coder$", speedtest.err, re.MULTILINE)
+    assert megabits(speedtest.out) > 1
+
+
+def test_waiting_for_a_direct_path_that_cannot_be_ends_with_the_reason(apart: Deployment) -> None:
+    dev = apart.create("dev")
+    block_udp(workspace_host(apart))
+    apart.start_agent(dev)
+    speedtest = apart.user.coder("speedtest", "dev", "--direct", "-t", "1s", timeout=90)
+    assert speedtest.code == 1, str(speedtest)
+    assert "Waiting for a direct connection... (" in speedtest.err
+    assert re.search(r"^error: workspace alice/dev: no direct path within \d+ s", speedtest.err, re.MULTILINE)
+    assert re.search(r"^hint: ", speedtest.err, re.MULTILINE)
+
+
+@pytest.mark.parametrize("direction", ["get", "put"])
+def test_a_cut_direct_path_is_relayed_within_7_s_and_comes_back(apart: Deployment, direction: str) -> None:
+    dev = apart.create("dev")
+    apart.start_agent(dev)
+    transfer = start_transfer(apart, dev, direction, 40 * 5 * MEGABYTE)
+    wait_progress(transfer, time.monotonic())
+    assert newest(transfer, "path")["kind"] == "direct"
+
+    block_udp(workspace_host(apart))
+    cut = time.monotonic()
+    until("it is relayed", lambda: newest(transfer, "path")["kind"] == "relayed")
+    wait_progress(transfer, newest(transfer, "path")["at"])
+    times = [event["at"] for event in transfer.events("progress")]
+    longest = max(after - before for before, after in zip(times, times[1:], strict=False))
+    assert longest <= 7.0, f"nothing moved for {longest:.1f} s; cut at {cut}: {transfer.output[-6000:]}"
+
+    cure(workspace_host(apart))
+    until("it is direct again", lambda: newest(transfer, "path")["kind"] == "direct")
+    wait_progress(transfer, newest(transfer, "path")["at"])
+    assert transfer.event("done", 90)["equal"] is True
+    assert transfer.wait() == 0
+
+
+def start_transfer(place: Deployment, dev: Registered, direction: str, size: int) -> Program:
+    """A direct transfer that takes 40 s on any machine."""
+    server = place.start(place.workspace, sys.executable, str(PROGRAMS / "bytes_server.py"))
+    port = str(server.event("listening")["port"])
+    flags = ["--direct", "--size", str(size), "--pace", str(size // 40)]
+    return place.start(place.user, sys.executable, str(PROGRAMS / "transfer.py"), dev.name, port, direction, *flags)
+
+
+def wait_progress(transfer: Program, since: float) -> None:
+    """Until bytes moved after the time `since`."""
+
+    def look() -> bool:
+        assert transfer.process.poll() is None, transfer.output[-4000:]
+        events = transfer.events("progress")
+        return bool(events) and events[-1]["at"] > since
+
+    until("bytes move", look)
+
+
+def newest(transfer: Program, event: str) -> dict[str, object]:
+    """The last event of a kind."""
+    return transfer.events(event)[-1]
+
+
+def megabits(table: str) -> float:
+    """The bandwidth in the last line of a speed test."""
+    found = re.search(r"([\d.]+) Mbits/sec$", table.rstrip())
+    assert found is not None, table
+    return float(found[1])
