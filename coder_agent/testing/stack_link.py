@@ -192,7 +192,8 @@ class StackLink:
         rows: list[bytes] = []
         for view in burst.rows():
             row = bytes(view)
-            if chance() < weather.loss or self._overflows(target, len(row)) or (self.on_packet is not None and self.on_packet(target, row)):
+            seen = self.on_packet is not None and self.on_packet(target, row)
+            if seen or chance() < weather.loss or self._overflows(target, len(row)):
                 self.lost += 1
             elif chance() < weather.reorder:
                 self._post(stack, sender, Burst.of(row), chance() * weather.delay * 3)

@@ -38,6 +38,9 @@ _LEAD = segments.TIMESTAMP_LEAD.to_bytes(4, "big")
 _COMPARED_BYTES = 64
 """The vector compares up to the first word of the options: rows must be at least this long."""
 
+_PSH_IN_WORD = segments.PSH << 8
+"""The flag in word 13 of a row, read little-endian."""
+
 _First = tuple[bytes, int, int, bytes, int, int, int, int, int]
 
 
@@ -184,7 +187,8 @@ class VectorMerger:
         ):
             return rows
         good = (words[:, :11] == words[0, :11]).all(axis=1)
-        good &= (words[:, 12:14] == words[0, 12:14]).all(axis=1) & (words[:, 11] == seqs)
+        good &= (words[:, 12] == words[0, 12]) & (words[:, 11] == seqs)
+        good &= (words[:, 13] | _PSH_IN_WORD) == words[0, 13] | _PSH_IN_WORD
         if stamped:
             good &= words[:, 15] == words[0, 15]
         return rows if good.all() else int(good.argmin())
