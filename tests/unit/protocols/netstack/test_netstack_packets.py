@@ -33,6 +33,21 @@ def test_header_has_the_layout_of_rfc_8200() -> None:
     )
 
 
+@given(st.binary(max_size=3000))
+def test_sums_of_any_length_are_those_of_the_rfc(data: bytes) -> None:
+    assert ip.partial_sum(data) == int.from_bytes(data, "little") % 65535
+    checksum = rfc1071(data).to_bytes(2, "big")
+    assert ip.finish(ip.partial_sum(data)).to_bytes(2, "little") in (
+        checksum,
+        b"\xff\xff" if checksum == b"\0\0" else b"",
+    )
+
+
+def test_all_ones_fold_with_every_carry() -> None:
+    for size in range(1, 1400):
+        assert ip.partial_sum(b"\xff" * size) == int.from_bytes(b"\xff" * size, "little") % 65535
+
+
 def test_echo_request_is_these_bytes() -> None:
     packet = icmp.echo(icmp.ECHO_REQUEST, A, B, icmp.Echo(0x1234, 1, b"ping"))
     body = bytes.fromhex("8000000012340001") + b"ping"
