@@ -24,6 +24,7 @@ from coder_agent_transport_udp.transport import UdpTransportFactory
 from coder_agent.base import paths
 from coder_agent.base.derp_map_json import from_json
 from coder_agent.base.keys import DiscoPrivate, DiscoPublic, NodePrivate, NodePublic
+from coder_agent.hooks.events import Event, RelayChanged
 from coder_agent.node import NodeConfig, TailnetNode, open_node
 from coder_agent.protocols.effects import SendRaw
 from coder_agent.testing.node_program import run_node, say, say_path
@@ -79,6 +80,13 @@ async def main(said: dict[str, Any]) -> None:
     """Run until SIGTERM."""
     key = NodePrivate(bytes.fromhex(said["private"]))
     psk = bytes.fromhex(said["psk"])
+    relayed = anyio.Event()
+
+    def emit(event: Event) -> None:
+        say_path(event)
+        if isinstance(event, RelayChanged) and event.connected:
+            relayed.set()
+
     config = NodeConfig(
         addresses=[inner_address(key.public())],
         transports=[UdpTransportFactory(UdpSettings()), DerpTransportFactory()],
@@ -86,10 +94,11 @@ async def main(said: dict[str, Any]) -> None:
         node_key=key,
         disco_key=DiscoPrivate(bytes.fromhex(said["disco"]) if "disco" in said else os.urandom(32)),
         direct=said["direct"],
-        emit=say_path,
+        emit=emit,
     )
     async with open_node(config) as node:
         node.set_derp_map(from_json(said["relay"]))
+        await relayed.wait()  # packets of admission that come earlier are lost, and repeated a second later
         peer = IPv6Address("::")
         if "server" in said:
             server = NodePublic.parse(said["server"]["key"])
