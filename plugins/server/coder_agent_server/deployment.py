@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID
 
+import anyio
 from starlette.requests import HTTPConnection
 
 from coder_agent.base.node import Node
@@ -49,6 +50,8 @@ class Deployment:
     authenticators: Sequence[Authenticator] = ()
     clock: Callable[[], datetime] = utc_now
     passwords: Passwords = field(default_factory=Passwords)
+    stopping: anyio.Event = field(default_factory=anyio.Event)
+    """Set when the server is going away: whatever would go on for ever ends then."""
     presence: Presence = field(init=False)
     clients: Clients = field(init=False)
     resume: ResumeTokens = field(init=False)

@@ -110,6 +110,7 @@ async def _deploy(
 def _say_goodbye(deployment: Deployment) -> None:
     """End the long-lived connections: peers keep each other (LOST) and come back by themselves."""
     reason = "the server is shutting down"
+    deployment.stopping.set()
     deployment.presence.close_all(reason)
     deployment.clients.close_all(reason)
     deployment.coordinator.close()

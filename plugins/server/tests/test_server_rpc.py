@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import IPv6Network
@@ -17,6 +18,8 @@ import pytest
 from coder_agent_server.resume import ResumeTokens
 from coder_agent_server.testing import Api, Server, eventually, first_user, run_server, sign_in
 from google.protobuf.empty_pb2 import Empty
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosedOK
 
 from coder_agent.base.addresses import CODER_PREFIX, TAILSCALE_PREFIX, node_id, overlay_address
 from coder_agent.base.keys import DiscoPublic, NodePublic
@@ -492,3 +495,37 @@ async def test_junk_ends_that_connection_only(server: Server, alice: Api, dev: W
     await stream.aclose()
     async with agent_link(server.url, dev) as link:
         await link.unary(AGENT + "GetManifest", agent.GetManifestRequest(), agent.Manifest)
+
+
+async def test_logs_are_followed_until_the_agent_has_started(server: Server, alice: Api, dev: Workspace) -> None:
+    url = f"{server.url.replace('http', 'ws')}/api/v2/workspaceagents/{dev.agent_id}/logs?follow&after=0"
+    headers = {"Coder-Session-Token": alice.token}
+    async with (
+        agent_link(server.url, dev) as link,
+        connect(url, additional_headers=headers, proxy=None) as logs,
+    ):
+        request = agent.BatchCreateLogsRequest(log_source_id=uuid4().bytes, logs=[agent.Log(output="working")])
+        await link.unary(AGENT + "BatchCreateLogs", request, agent.BatchCreateLogsResponse)
+        with anyio.fail_after(10):
+            (line,) = json.loads(await logs.recv())
+            assert line["output"] == "working"
+            lifecycle = agent.UpdateLifecycleRequest(lifecycle=agent.Lifecycle(state=agent.Lifecycle.READY))
+            await link.unary(AGENT + "UpdateLifecycle", lifecycle, agent.Lifecycle)
+            with pytest.raises(ConnectionClosedOK):
+                await logs.recv()
+
+
+async def test_streams_that_would_never_end_do_not_hold_up_the_stop(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with run_server(tmp_path) as server:
+        stack = AsyncExitStack()
+        alice = await stack.enter_async_context(first_user(server.url))
+        dev = await register(alice, "dev")
+        watch = await stack.enter_async_context(alice.stream("GET", f"/api/v2/workspaces/{dev.id}/watch"))
+        assert watch.status_code == 200
+        url = f"{server.url.replace('http', 'ws')}/api/v2/workspaceagents/{dev.agent_id}/logs?follow"
+        headers = {"Coder-Session-Token": alice.token}
+        await stack.enter_async_context(connect(url, additional_headers=headers, proxy=None))
+    await stack.aclose()
+    assert [record.message for record in caplog.records if record.name.startswith("uvicorn")] == []

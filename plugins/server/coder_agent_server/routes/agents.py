@@ -23,7 +23,7 @@ from ..rpc.sockets import refuse
 from ..store import agents as store
 from ..store.schema import AgentLog
 from .access import path_agent, signed_in
-from .event_stream import EventStream, silence
+from .event_stream import PING_INTERVAL, EventStream, silence
 from .paging import MAX_PAGE
 
 LOG_POLL_SECONDS = 0.5
@@ -119,7 +119,10 @@ async def _send_logs(socket: WebSocket, server: Deployment, agent_id: UUID, afte
         elif agent is None or agent.lifecycle_state not in STILL_STARTING:
             await socket.close()
             return
-        await anyio.sleep(LOG_POLL_SECONDS)
+        with anyio.move_on_after(LOG_POLL_SECONDS):
+            await server.stopping.wait()
+            await socket.close(1001)
+            return
 
 
 async def _until_closed(socket: WebSocket, scope: anyio.CancelScope) -> None:
@@ -155,11 +158,11 @@ async def containers(request: Request) -> Response:
 async def watch_metadata(request: Request) -> Response:
     """Metadata of an agent as events; manifests ask for none, so there is never any."""
     await path_agent(request, await signed_in(request))
-    return EventStream(silence(), poll_seconds=5.0)
+    return EventStream(silence(), poll_seconds=PING_INTERVAL, stopping=deployment(request).stopping)
 
 
 async def reinit(request: Request) -> Response:
     """An agent waits here to be told to start afresh, which never happens; without this stream it logs an error every
     ten seconds."""
     await agent_of(deployment(request).database, presented_token(request))
-    return EventStream(silence(), poll_seconds=5.0)
+    return EventStream(silence(), poll_seconds=PING_INTERVAL, stopping=deployment(request).stopping)

@@ -16,11 +16,11 @@ PING = b"event: ping\n\n"
 
 
 class EventStream(StreamingResponse):
-    """Asks `news` every `poll_seconds`; None means there is none. Ends with it."""
+    """Asks `news` every `poll_seconds`; None means there is none. Ends with it, and when the server stops."""
 
-    def __init__(self, news: AsyncIterator[Document | None], *, poll_seconds: float) -> None:
+    def __init__(self, news: AsyncIterator[Document | None], *, poll_seconds: float, stopping: anyio.Event) -> None:
         super().__init__(
-            _frames(news, poll_seconds),
+            _frames(news, poll_seconds, stopping),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         )
@@ -32,7 +32,9 @@ async def silence() -> AsyncIterator[Document | None]:
         yield None
 
 
-async def _frames(news: AsyncIterator[Document | None], poll_seconds: float) -> AsyncIterator[bytes]:
+async def _frames(
+    news: AsyncIterator[Document | None], poll_seconds: float, stopping: anyio.Event
+) -> AsyncIterator[bytes]:
     quiet = PING_INTERVAL  # a stream without news begins with a ping, so that the client knows it is open
     async for item in news:
         if item is not None:
@@ -41,5 +43,7 @@ async def _frames(news: AsyncIterator[Document | None], poll_seconds: float) -> 
         elif quiet >= PING_INTERVAL:
             yield PING
             quiet = 0.0
-        await anyio.sleep(poll_seconds)
+        with anyio.move_on_after(poll_seconds):
+            await stopping.wait()
+            return
         quiet += poll_seconds

@@ -147,7 +147,8 @@ async def watch(request: Request) -> Response:
     """The workspace as server-sent events: at once, then whenever something about it changed."""
     principal = await signed_in(request)
     workspace = await path_workspace(request, principal)
-    return EventStream(_changes(deployment(request), workspace.id), poll_seconds=WATCH_INTERVAL)
+    server = deployment(request)
+    return EventStream(_changes(server, workspace.id), poll_seconds=WATCH_INTERVAL, stopping=server.stopping)
 
 
 async def _changes(server: Deployment, workspace_id: UUID) -> AsyncIterator[Document | None]:
