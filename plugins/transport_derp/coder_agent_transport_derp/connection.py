@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, cast
 
 import anyio
 
@@ -85,7 +85,7 @@ class RelayConnection(asyncio.BufferedProtocol):
     # ------------------------------------------------------------ asyncio's callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
         self._wire = TransportWire(transport)
         tune(transport)
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from typing import cast
 
 import anyio
 
@@ -88,7 +89,7 @@ class DerpRelay:
 
     def accept(self, transport: object, initial: bytes, remote: AddrPort | None) -> None:
         """Take over an asyncio transport whose HTTP head was answered; `initial` = bytes behind the request head."""
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
         wire = TransportWire(transport)
         session = self._connect(wire, remote)
         if session is None:

@@ -12,6 +12,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import cast
 
 import h11
 
@@ -50,9 +51,8 @@ class _HeadProtocol(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._timer = asyncio.get_running_loop().call_later(HEAD_TIMEOUT, transport.abort)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        self._timer = asyncio.get_running_loop().call_later(HEAD_TIMEOUT, self._transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:

@@ -6,7 +6,9 @@ import asyncio
 import json
 import os
 import stat
+from importlib.util import find_spec
 from pathlib import Path as FilePath
+from typing import cast
 
 import anyio
 import anyio.lowlevel
@@ -27,6 +29,14 @@ from coder_agent.protocols.derp.login import ClientInfo, client_info_frame
 from coder_agent.protocols.derp.server import RelaySettings
 
 pytestmark = pytest.mark.anyio
+
+
+LOOPS: list[object] = ["asyncio"]
+if find_spec("uvloop") is not None:  # its transports keep what they are given: the relay must notice
+    LOOPS.append(pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"))
+
+
+every_loop = pytest.mark.parametrize("anyio_backend", LOOPS)
 
 
 @pytest.fixture
@@ -73,6 +83,7 @@ def login(relay: DerpRelay, key: NodePrivate) -> bytes:
     return client_info_frame(key, relay.core.public, ClientInfo(), os.urandom)
 
 
+@every_loop
 async def test_fast_start_everything_in_one_write_and_no_http_answer() -> None:
     relay, key = DerpRelay(), NodePrivate.generate(os.urandom)
     me = key.public().raw
@@ -323,6 +334,7 @@ async def test_a_wire_paused_again_at_once_stays_blocked() -> None:
     assert (states, calls) == ([True, True, False], ["now"])
 
 
+@every_loop
 async def test_a_client_that_stops_reading_is_cut_off_and_the_others_do_not_notice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -334,9 +346,7 @@ async def test_a_client_that_stops_reading_is_cut_off_and_the_others_do_not_noti
         for raw in (stuck, sender):
             await raw.frame()
             await raw.frame()
-        transport = stuck.writer.transport
-        assert isinstance(transport, asyncio.Transport)
-        transport.pause_reading()
+        cast(asyncio.Transport, stuck.writer.transport).pause_reading()
         bulk = frames.send_packet(stuck_key.public().raw, bytes(1312)) * 200
         with anyio.fail_after(20):
             while not relay.metrics().get("drop_write_error"):

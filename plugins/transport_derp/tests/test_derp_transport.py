@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path as FilePath
 
 import anyio
@@ -37,6 +38,14 @@ from coder_agent.hooks.interfaces import DialOptions, Transport, TransportContex
 from coder_agent.protocols.derp.server import RelaySettings
 
 pytestmark = pytest.mark.anyio
+
+
+LOOPS: list[object] = ["asyncio"]
+if find_spec("uvloop") is not None:  # its transports keep what they are given: the relay must notice
+    LOOPS.append(pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"))
+
+
+every_loop = pytest.mark.parametrize("anyio_backend", LOOPS)
 
 
 @pytest.fixture
@@ -123,6 +132,7 @@ def rows(count: int, length: int = 1312, headroom: int = 37) -> Burst:
     return Burst(memoryview(buffer), headroom, stride, count, length, length, headroom)
 
 
+@every_loop
 async def test_a_burst_crosses_the_relay_as_one_burst() -> None:
     async with serve_relay(DerpRelay()) as address, peer(plain_map(address)) as a, peer(plain_map(address)) as b:
         burst = rows(40)
@@ -202,6 +212,7 @@ async def test_the_queue_before_the_connection_is_bounded() -> None:
         assert a.transport.stats()["drop_queue_full"] == 1000 - (64 << 10) // 1000
 
 
+@every_loop
 async def test_home_comes_back_after_a_relay_restart() -> None:
     key, address = NodePrivate.generate(os.urandom), unused_address()
     async with peer(plain_map(address), home=0) as a:
@@ -283,6 +294,7 @@ async def test_a_changed_map_closes_the_region_and_an_equal_one_does_not() -> No
         assert a.transport.stats()["drop_unknown_region"] == 1
 
 
+@every_loop
 async def test_back_pressure_says_false_and_then_writable() -> None:
     relay = DerpRelay()
     async with serve_relay(relay) as address, peer(plain_map(address)) as a:
