@@ -185,7 +185,7 @@ class Deployment:
         return program
 
     def start_agent(self, workspace: Registered, *flags: str, url: str = "", verbose: bool = True) -> Program:
-        """Start a workspace's agent and wait until the server knows it as connected. `url`: another way to the server."""
+        """Start a workspace's agent and wait until the server knows it as connected. `url`: another way to it."""
         program = self.start(
             self.workspace,
             "coder-agent",

@@ -21,22 +21,22 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 @dataclass(slots=True)
 class _Link:
-    """One connection and its continuation. `head` is how the client began."""
+    """One connection and its continuation. `head` is how the client began; `open_ways` of its two directions run."""
 
     near: socket.socket
     far: socket.socket
     head: bytes = b""
+    open_ways: int = 2
 
     def reset(self) -> None:
-        """Cut both halves. SO_LINGER 0 turns close into a reset, which is sent when nobody reads any more; closing the
-        reading side first makes that now."""
+        """Cut both halves: SO_LINGER 0 turns close into a reset. Shutting down first wakes the threads that read."""
         for end in (self.near, self.far):
             try:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
                 end.shutdown(socket.SHUT_RD)
-                end.close()
-            except OSError:  # it was closed already
+            except OSError:  # the other side was faster
                 pass
+            end.close()
 
 
 @dataclass(slots=True)
@@ -97,5 +97,12 @@ class TcpShim:
                     link.head += data[:256]
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
-        except OSError:
+        except OSError:  # cut, by us or by either end
             link.reset()
+        with self._lock:
+            link.open_ways -= 1
+            if link.open_ways == 0:
+                link.near.close()
+                link.far.close()
+                if link in self._links:
+                    self._links.remove(link)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from coder_agent.testing.deployment import Deployment, Registered
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from coder_agent.testing.deployment import Deployment, Registered, kill, until
 from coder_agent.testing.processes import Program
 from coder_agent.testing.tcp_shim import TcpShim
@@ -67,9 +67,9 @@ def check_new_connection(place: Deployment, dev: Registered, port: int, deadline
 
 
 @pytest.fixture(params=["relayed", "direct"])
-def way(request: pytest.FixtureRequest) -> Iterator[str]:
+def way(request: pytest.FixtureRequest) -> str:
     """Which path the transfer takes."""
-    yield str(request.param)
+    return str(request.param)
 
 
 @pytest.mark.parametrize("direction", ["get", "put"])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
 from coder_agent.testing.deployment import Deployment, Registered, until
 from coder_agent.testing.netns import Host, Lab, unavailable
 from coder_agent.testing.processes import Program
@@ -37,7 +40,7 @@ def apart(tmp_path: Path) -> Iterator[Deployment]:
 
 
 def block_udp(host: Host) -> None:
-    """What arrives by UDP is lost. At the receiver: a drop on the sender's own way out would be an error that it sees."""
+    """What arrives by UDP is lost. At the receiver: a drop on a sender's own way out would be an error that it sees."""
     host.run("nft", "add table inet cut")
     host.run("nft", "add chain inet cut arriving { type filter hook input priority 0; }")
     host.run("nft", "add rule inet cut arriving meta l4proto udp drop")
@@ -108,7 +111,7 @@ def test_a_cut_direct_path_is_relayed_within_7_s_and_comes_back(apart: Deploymen
     until("it is relayed", lambda: newest(transfer, "path")["kind"] == "relayed")
     wait_progress(transfer, newest(transfer, "path")["at"])
     times = [event["at"] for event in transfer.events("progress")]
-    longest = max(after - before for before, after in zip(times, times[1:], strict=False))
+    longest = max(after - before for before, after in itertools.pairwise(times))
     assert longest <= 7.0, f"nothing moved for {longest:.1f} s; cut at {cut}: {transfer.output[-6000:]}"
 
     cure(workspace_host(apart))
@@ -137,7 +140,7 @@ def wait_progress(transfer: Program, since: float) -> None:
     until("bytes move", look)
 
 
-def newest(transfer: Program, event: str) -> dict[str, object]:
+def newest(transfer: Program, event: str) -> dict[str, Any]:
     """The last event of a kind."""
     return transfer.events(event)[-1]
 

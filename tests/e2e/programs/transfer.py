@@ -13,6 +13,7 @@ import sys
 import time
 
 import anyio
+
 import coder_agent
 from coder_agent.client import Workspace
 from coder_agent.errors import CoderAgentError
