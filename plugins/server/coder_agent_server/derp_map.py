@@ -9,7 +9,7 @@ import anyio
 from coder_agent.base.derp_map import DerpMap, DerpNode, DerpRegion
 from coder_agent.errors import ConfigError
 
-from .options import AccessUrl, ServerOptions
+from .options import AccessUrl, HostPort, RelayOptions, ServerOptions
 
 STUN_REGION_BASE = 1000
 """STUN-only regions are numbered from here, above the embedded relay's usual id. Source: coder tailnet/derpmap.go."""
@@ -20,47 +20,39 @@ def build_derp_map(options: ServerOptions, access_url: AccessUrl, stun_port: int
 
     Raises: ConfigError when nobody could relay.
     """
-    relay = options.relay
     regions: dict[int, DerpRegion] = {}
-    if relay.enable:
-        node = DerpNode(
-            name=f"{relay.region_id}b",
-            region_id=relay.region_id,
-            host_name=access_url.host,
-            derp_port=access_url.port,
-            stun_port=stun_port if stun_port is not None else -1,
-            force_http=access_url.scheme == "http",
-        )
-        regions[relay.region_id] = DerpRegion(
-            region_id=relay.region_id,
-            region_code=relay.region_code,
-            region_name=relay.region_name,
-            nodes=(node,),
-            embedded_relay=True,
-        )
-    if not options.block_direct:
-        for number, server in enumerate(relay.stun_addresses, start=STUN_REGION_BASE):
-            if number in regions:
-                raise ConfigError(
-                    f"relay region {number} exists twice: derp_server_region_id and a STUN server both claim it",
-                    hint=f"choose a region id below {STUN_REGION_BASE}",
-                )
-            stun = DerpNode(
-                name=f"{number}stun0",
-                region_id=number,
-                host_name=server.host,
-                stun_port=server.port,
-                stun_only=True,
+    if options.relay.enable:
+        regions[options.relay.region_id] = _own_region(options.relay, access_url, stun_port)
+    for number, server in enumerate(() if options.block_direct else options.relay.stun_addresses, STUN_REGION_BASE):
+        if number in regions:
+            raise ConfigError(
+                f"relay region {number} exists twice: derp_server_region_id and a STUN server both claim it",
+                hint=f"choose a region id below {STUN_REGION_BASE}",
             )
-            regions[number] = DerpRegion(
-                region_id=number, region_code=f"coder_stun_{number}", region_name=f"Coder STUN {number}", nodes=(stun,)
-            )
+        regions[number] = _stun_region(number, server)
     if not any(not node.stun_only for region in regions.values() for node in region.nodes):
         raise ConfigError(
             "the relay map has no relay: the embedded one is off and there is no other",
             hint="leave derp_server_enable on",
         )
     return DerpMap(regions=regions)
+
+
+def _own_region(relay: RelayOptions, access_url: AccessUrl, stun_port: int | None) -> DerpRegion:
+    node = DerpNode(
+        name=f"{relay.region_id}b",
+        region_id=relay.region_id,
+        host_name=access_url.host,
+        derp_port=access_url.port,
+        stun_port=stun_port if stun_port is not None else -1,
+        force_http=access_url.scheme == "http",
+    )
+    return DerpRegion(relay.region_id, relay.region_code, relay.region_name, (node,), embedded_relay=True)
+
+
+def _stun_region(number: int, server: HostPort) -> DerpRegion:
+    node = DerpNode(f"{number}stun0", number, server.host, stun_port=server.port, stun_only=True)
+    return DerpRegion(number, f"coder_stun_{number}", f"Coder STUN {number}", (node,))
 
 
 class LiveDerpMap:

@@ -529,3 +529,15 @@ async def test_streams_that_would_never_end_do_not_hold_up_the_stop(
         await stack.enter_async_context(connect(url, additional_headers=headers, proxy=None))
     await stack.aclose()
     assert [record.message for record in caplog.records if record.name.startswith("uvicorn")] == []
+
+
+async def test_a_page_of_another_site_cannot_open_a_control_connection(
+    server: Server, alice: Api, dev: Workspace
+) -> None:
+    url = f"{server.url}/api/v2/workspaceagents/{dev.agent_id}/coordinate?version=2.0"
+    cookie = {"Cookie": f"coder_session_token={alice.token}"}
+    with pytest.raises(ApiError) as refused:
+        await open_websocket(url, headers={**cookie, "Origin": "https://evil.example"})
+    assert refused.value.status == 403
+    stream = await open_websocket(url, headers={**cookie, "Origin": server.url})
+    await stream.aclose()
