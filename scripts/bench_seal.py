@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from coder_agent.base.burst import Burst
 from coder_agent.base.keys import NodePrivate, NodePublic
+from coder_agent.base.optional_numpy import has_numpy
 from coder_agent.protocols.effects import Deliver, Effect, Transmit
 from coder_agent.protocols.wireguard import Device
-from coder_agent.protocols.wireguard.columns import HAS_NUMPY
 
 
 def connect(vector: bool) -> tuple[Device, Device, NodePublic]:
@@ -115,7 +115,7 @@ def main() -> None:
     print(f"{options.size} B × {options.rows} packets per burst{'ns per packet: best':>24} {'median':>8}")
     bench_floor(options.size, options.rows, options.rounds)
     for vector in (True, False):
-        if HAS_NUMPY or not vector:
+        if has_numpy() or not vector:
             bench_device(vector, options.size, options.rows, options.rounds)
 
 

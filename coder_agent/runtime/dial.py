@@ -16,8 +16,6 @@ import anyio
 import anyio.abc
 import truststore
 from anyio.streams.tls import TLSStream
-from python_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError, parse_proxy_url
-from python_socks.async_.anyio.v2 import Proxy
 
 from ..errors import ConfigError, TransportBroken
 from ..hooks.interfaces import DialOptions
@@ -121,6 +119,10 @@ async def _direct(endpoint: Endpoint) -> anyio.abc.ByteStream:
 
 
 async def _through(proxy: str, endpoint: Endpoint) -> anyio.abc.ByteStream:
+    # Here, not above: most machines have no proxy, and an idle agent is to be small.
+    from python_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError, parse_proxy_url
+    from python_socks.async_.anyio.v2 import Proxy
+
     shown = urlsplit(proxy).netloc.rpartition("@")[2] or proxy
     try:
         kind, host, port, username, password = parse_proxy_url(proxy)

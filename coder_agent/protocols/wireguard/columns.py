@@ -10,14 +10,8 @@ import struct
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from ...base.optional_numpy import has_numpy, load_numpy
 from ...errors import LocalProtocolError
-
-try:
-    import numpy as np
-except ImportError:  # the extra `fast` is not installed
-    HAS_NUMPY = False
-else:
-    HAS_NUMPY = True
 
 RUN_MIN = 12
 """Rows from which a burst is treated as one. Measured: vector and scalar cost the same at 12 to 16 rows."""
@@ -97,22 +91,24 @@ class ScalarColumns:
 class VectorColumns:
     """Columns as strided numpy views (any alignment). They keep the buffer alive and unresizable."""
 
-    __slots__ = ("_words", "_counters", "_nonces")
-
-    _steps: Any = np.arange(RUN_MAX, dtype="<u8") if HAS_NUMPY else None
+    __slots__ = ("_words", "_counters", "_nonces", "_steps", "_add")
 
     def __init__(self, buffer: memoryview, base: int, stride: int, rows: int, nonces: Nonces) -> None:
+        np = load_numpy()
+
         def column(source: memoryview | bytearray, offset: int, step: int, count: int) -> Any:
             return np.ndarray((count,), "<u8", source, offset, (step,))
 
         self._words = column(buffer, base, stride, rows)
         self._counters = column(buffer, base + 8, stride, rows)
         self._nonces = column(nonces.raw, 4, NONCE_SIZE, RUN_MAX)
+        self._steps = np.arange(RUN_MAX, dtype="<u8")
+        self._add = np.add
 
     def write(self, count: int, word: int, first: int) -> None:
         """See Columns."""
         nonces = self._nonces[:count]
-        np.add(self._steps[:count], first, out=nonces)
+        self._add(self._steps[:count], first, out=nonces)
         self._counters[:count] = nonces
         self._words[:count] = word
 
@@ -123,7 +119,7 @@ class VectorColumns:
         # Comparing bytes is cheaper than numpy's own compare and reduce for so few rows.
         if words.tobytes() != word.to_bytes(8, "little") * count:
             return None
-        np.add(self._steps[:count], first, out=nonces)
+        self._add(self._steps[:count], first, out=nonces)
         if counters.tobytes() == nonces.tobytes() and first + count <= 2**64:
             return word, range(first, first + count)
         nonces[:] = counters
@@ -132,6 +128,6 @@ class VectorColumns:
 
 def choose_columns(vector: bool | None) -> type[ScalarColumns] | type[VectorColumns]:
     """The back end: None takes numpy if it is installed. Raises LocalProtocolError if it is asked for and missing."""
-    if vector and not HAS_NUMPY:
+    if vector and not has_numpy():
         raise LocalProtocolError("the vector back end needs numpy", hint="pip install 'coder-agent[fast]'")
-    return VectorColumns if vector or (vector is None and HAS_NUMPY) else ScalarColumns
+    return VectorColumns if vector or (vector is None and has_numpy()) else ScalarColumns

@@ -132,7 +132,7 @@ def test_both_back_ends_seal_to_the_same_bytes(calls: list[tuple[int, int, int, 
 def test_back_end_without_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_columns(None) is choose_columns(True) is VectorColumns
     assert choose_columns(False) is ScalarColumns
-    monkeypatch.setattr(columns, "HAS_NUMPY", False)
+    monkeypatch.setattr(columns, "has_numpy", lambda: False)
     assert choose_columns(None) is ScalarColumns
     with pytest.raises(LocalProtocolError):
         choose_columns(True)
