@@ -8,16 +8,9 @@ Without numpy, and for short runs, plain loops do the same (measured, CPython 3.
 
 from __future__ import annotations
 
-from typing import Any
-
 from ...base.burst import Burst
+from ...base.optional_numpy import has_numpy, load_numpy
 from .frames import PACKET_HEADER_SIZE, FrameType, packet_header
-
-numpy: Any
-try:
-    import numpy
-except ImportError:  # the optional extra coder-agent[fast]
-    numpy = None
 
 _HEADER_DTYPE = f"V{PACKET_HEADER_SIZE}"
 FIND_THRESHOLD = 24
@@ -30,7 +23,8 @@ def run_length(buffer: bytearray, start: int, size: int, most: int) -> int:
     """How many of the `most` frames of `size` bytes from `start` begin with the same 37 bytes as the first."""
     head = bytes(buffer[start : start + PACKET_HEADER_SIZE])
     position = start + size
-    if most >= FIND_THRESHOLD and numpy is not None and buffer.startswith(head, position):
+    if most >= FIND_THRESHOLD and has_numpy() and buffer.startswith(head, position):
+        numpy = load_numpy()
         rows = numpy.ndarray((most,), _HEADER_DTYPE, buffer, start, (size,))
         equal = rows == numpy.frombuffer(head, _HEADER_DTYPE)
         return most if equal.all() else int(equal.argmin())
@@ -43,7 +37,8 @@ def run_length(buffer: bytearray, start: int, size: int, most: int) -> int:
 
 def fill_headers(buffer: memoryview, start: int, stride: int, count: int, header: bytes) -> None:
     """Write `header` (37 bytes) at `start` and every `stride` bytes behind it, `count` times."""
-    if count >= FILL_THRESHOLD and numpy is not None:
+    if count >= FILL_THRESHOLD and has_numpy():
+        numpy = load_numpy()
         rows = numpy.ndarray((count,), _HEADER_DTYPE, buffer, start, (stride,))
         rows[...] = numpy.frombuffer(header, _HEADER_DTYPE)
         return

@@ -11,8 +11,6 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.request import getproxies, proxy_bypass
 
 import anyio
-from python_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError
-from python_socks.async_.asyncio import Proxy
 
 from coder_agent.base.derp_map import DerpNode
 from coder_agent.errors import TransportBroken
@@ -75,6 +73,10 @@ def _is_loopback(host: str) -> bool:
 
 
 async def _through(proxy: str, node: DerpNode) -> socket.socket:
+    # Here, not above: most machines have no proxy, and an idle agent is to be small.
+    from python_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError
+    from python_socks.async_.asyncio import Proxy
+
     try:
         sock = await Proxy.from_url(proxy).connect(node.host_name, port_of(node), timeout=PROXY_TIMEOUT)
     except (ProxyError, ProxyConnectionError, ProxyTimeoutError, OSError, ValueError) as exc:
