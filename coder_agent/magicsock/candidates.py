@@ -145,7 +145,7 @@ class CandidateTable:
         stale = [addr for addr, candidate in self._by_addr.items() if candidate.is_stale(now)]
         for addr in stale:
             del self._by_addr[addr]
-        # Listed ones that also pinged us stay as learnt when the list drops them: their number needs a bound of its own.
+        # Listed ones that also pinged us stay as learnt when the list drops them: their number needs its own bound.
         learnt = [one for one in self._by_addr.values() if not one.listed and not one.called]
         excess = len(learnt) - c.CANDIDATE_PRUNE_THRESHOLD
         if excess > 0:
