@@ -43,6 +43,7 @@ def main(address: str, port: str, directory: str) -> None:
 
     class Server(ThreadingHTTPServer):
         address_family = AF_INET6 if ":" in address else AF_INET
+        request_queue_size = 128  # of many connections at once, none shall wait for a repeated SYN
 
     with Server((address, int(port)), partial(_Files, directory=directory)) as server:
         print("serving on port", server.server_address[1], flush=True)

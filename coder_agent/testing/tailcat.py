@@ -15,16 +15,19 @@ import itertools
 import json
 import os
 import subprocess
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
+from types import MappingProxyType
 
 from ..base.addresses import TAILSCALE_PREFIX
 from ..base.derp_map import DerpMap, DerpNode, DerpRegion
 from ..base.derp_map_json import from_json
 from ..base.keys import DiscoPublic, NodePublic
 from ..base.node import Node
+from .netns import Host
 from .processes import Program, run_program
 
 REGION = 1
@@ -52,14 +55,21 @@ def find_tailcat() -> str | None:
 _homes = itertools.count()
 
 
-def run_tailcat(directory: Path, *arguments: str, **environment: str) -> AbstractContextManager[Program]:
-    """A tailcat with a new key and a home of its own under `directory`, where it keeps such things."""
+def run_tailcat(
+    directory: Path, *arguments: str, host: Host | None = None, environment: Mapping[str, str] = MappingProxyType({})
+) -> AbstractContextManager[Program]:
+    """A tailcat with a new key; `environment` is added to `tailcat_environment`."""
     program = find_tailcat()
     assert program is not None
+    env = {**tailcat_environment(directory), **environment}
+    return run_program(program, "--key=new", *arguments, host=host, env=env)
+
+
+def tailcat_environment(directory: Path) -> dict[str, str]:
+    """What a tailcat needs: a home of its own, here under `directory`, where it keeps keys."""
     home = directory / f"tailcat-{next(_homes)}"
     home.mkdir()
-    env = {"PATH": os.environ["PATH"], "HOME": str(home), **environment}
-    return run_program(program, "--key=new", *arguments, env=env)
+    return {"PATH": os.environ["PATH"], "HOME": str(home)}
 
 
 # ---------------------------------------------------------------- who is who

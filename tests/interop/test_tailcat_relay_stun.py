@@ -6,10 +6,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -30,7 +31,9 @@ SIZE = 16 << 20
 
 
 @contextmanager
-def serving(directory: Path, relay: DerpNode, port: int, **environment: str) -> Iterator[Program]:
+def serving(
+    directory: Path, relay: DerpNode, port: int, environment: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Program]:
     """A tailcat server that knows only our relay and serves `port`."""
     region = DerpRegion(REGION, "t", "Test", (replace(relay, name="900a", region_id=REGION),))
     where = directory / "map"
@@ -38,7 +41,7 @@ def serving(directory: Path, relay: DerpNode, port: int, **environment: str) -> 
     (where / "derpmap.json").write_text(json.dumps(to_json(DerpMap({REGION: region}))))
     with serve_directory(where) as http_port:
         options = ("--verbose", f"--derpmap-url=http://127.0.0.1:{http_port}/derpmap.json")
-        with run_tailcat(directory, *options, "serve", "--full-address", str(port), **environment) as server:
+        with run_tailcat(directory, *options, "serve", "--full-address", str(port), environment=environment) as server:
             yield server
 
 
@@ -78,11 +81,11 @@ def test_they_find_each_other_and_go_direct(tmp_path: Path, embedded_relay: Derp
 
 def test_without_udp_our_relay_carries_everything(tmp_path: Path, embedded_relay: DerpNode) -> None:
     files = FileExchange(tmp_path / "files", SIZE)
-    with files.serve() as port, serving(tmp_path, embedded_relay, port, **RELAYED) as server:
+    with files.serve() as port, serving(tmp_path, embedded_relay, port, RELAYED) as server:
         token = server.wait_for(TOKEN)[0]
-        with run_tailcat(tmp_path, "forward", token, f"0:{port}", **RELAYED) as client:
+        with run_tailcat(tmp_path, "forward", token, f"0:{port}", environment=RELAYED) as client:
             files.both_ways(client.wait_for(FORWARDING)[1])
-        with run_tailcat(tmp_path, "ping", token, **RELAYED) as ping:
+        with run_tailcat(tmp_path, "ping", token, environment=RELAYED) as ping:
             assert ping.wait() == 0, ping.output
         assert re.search(r"pong in \S+ via DERP", ping.output), ping.output
         assert "now using" not in server.output

@@ -13,12 +13,15 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -27,7 +30,7 @@ from coder_agent.base.derp_map import DerpMap, DerpNode, DerpRegion
 from coder_agent.base.derp_map_json import to_json
 from coder_agent.base.keys import DiscoPrivate, NodePrivate
 from coder_agent.testing.exchange import FileExchange, serve_directory
-from coder_agent.testing.processes import Program, run_program
+from coder_agent.testing.processes import PATIENCE, Program, run_program
 from coder_agent.testing.tailcat import (
     FORWARDING,
     REGION,
@@ -37,6 +40,7 @@ from coder_agent.testing.tailcat import (
     find_tailcat,
     parse_token,
     run_tailcat,
+    tailcat_environment,
 )
 
 pytestmark = [
@@ -65,14 +69,24 @@ class Place:
         """The relay map as JSON."""
         return to_json(DerpMap({REGION: DerpRegion(REGION, "t", "Test", (self.relay,))}))
 
-    def tailcat(self, *arguments: str, **environment: str) -> AbstractContextManager[Program]:
-        return run_tailcat(self.directory, *arguments, **environment)
+    def tailcat(
+        self, *arguments: str, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> AbstractContextManager[Program]:
+        """A tailcat with a home here."""
+        return run_tailcat(self.directory, *arguments, environment=environment)
 
     def our_node(self, **said: object) -> AbstractContextManager[Program]:
-        """tests/interop/programs/tailcat_node.py"""
+        """tests/interop/programs/tailcat_node.py, with our relay unless another is given."""
         path = self.directory / "node.json"
-        path.write_text(json.dumps(said | {"relay": self.map_document}))
+        path.write_text(json.dumps({"relay": self.map_document} | said))
         return run_program(sys.executable, str(NODE), str(path))
+
+    def our_client(self, server: Token, *, direct: bool = True, **said: object) -> AbstractContextManager[Program]:
+        """Our node as a client of a tailcat server, leading to its HTTP."""
+        assert server.psk is not None
+        theirs = {"key": str(server.key), "disco": str(server.disco)}
+        secrets = {"private": os.urandom(32).hex(), "psk": server.psk.hex()}
+        return self.our_node(**secrets, direct=direct, server=theirs, dial=[self.http_port], **said)
 
 
 @pytest.fixture
@@ -98,9 +112,31 @@ def our_server(place: Place, *, direct: bool = True) -> Iterator[tuple[Program, 
 @WAYS
 def test_a_tailcat_client_tunnels_into_our_node(place: Place, environment: dict[str, str]) -> None:
     with our_server(place) as (node, token):
-        with place.tailcat("forward", token.text(), f"0:{place.http_port}", **environment) as client:
+        with place.tailcat("forward", token.text(), f"0:{place.http_port}", environment=environment) as client:
             place.files.both_ways(client.wait_for(FORWARDING)[1])
         assert_way(node, direct=environment is not RELAYED)
+
+
+def test_a_half_closed_connection_still_gets_its_answer(place: Place) -> None:
+    """`tailcat ADDRESS PORT` sends its input, then FIN; what comes back after that must arrive."""
+    question = os.urandom(SIZE // 4)
+    with (
+        our_server(place) as (_, token),
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        ThreadPoolExecutor() as pool,
+    ):
+        command = [str(find_tailcat()), "--key=new", token.text(), str(listener.getsockname()[1])]
+        listener.settimeout(PATIENCE)
+        env = tailcat_environment(place.directory)
+        asked = pool.submit(subprocess.run, command, input=question, stdout=subprocess.PIPE, timeout=PATIENCE, env=env)
+        connection = listener.accept()[0]
+        with connection, connection.makefile("rb") as stream:
+            connection.settimeout(PATIENCE)
+            assert stream.read() == question
+            connection.sendall(question[::-1])
+        done = asked.result()
+        assert done.stdout == question[::-1]
+        assert done.returncode == 0
 
 
 def test_tailcat_finds_a_direct_path_to_our_node(place: Place) -> None:
@@ -121,6 +157,14 @@ def test_a_node_that_forbids_direct_paths_is_reached_by_relay_only(place: Place)
         assert_way(node, direct=False)
 
 
+def test_tailcat_reads_our_tokens(embedded_relay: DerpNode) -> None:
+    key, disco = NodePrivate.generate(os.urandom).public(), DiscoPrivate.generate(os.urandom).public()
+    for psk in (None, os.urandom(32)):
+        for stun_port in (-1, 0, 23, 24, 255, 256, 65535):
+            token = Token(key, disco, psk, replace(embedded_relay, stun_port=stun_port))
+            assert parse_token(token.text()) == token
+
+
 def test_a_wrong_pre_shared_key_opens_nothing(place: Place) -> None:
     with our_server(place) as (node, token):
         wrong = replace(token, psk=os.urandom(32))
@@ -139,16 +183,22 @@ def test_a_wrong_pre_shared_key_opens_nothing(place: Place) -> None:
 
 @WAYS
 def test_our_node_tunnels_into_a_tailcat_server(place: Place, environment: dict[str, str]) -> None:
-    port = place.http_port
-    with served_map(place) as url, place.tailcat(url, "serve", "--full-address", str(port), **environment) as server:
+    serve = ("serve", "--full-address", str(place.http_port))
+    with served_map(place) as url, place.tailcat(url, *serve, environment=environment) as server:
         token = parse_token(server.wait_for(TOKEN)[0])
-        assert token.psk is not None
-        theirs = {"key": str(token.key), "disco": str(token.disco)}
-        with place.our_node(
-            private=os.urandom(32).hex(), psk=token.psk.hex(), direct=True, server=theirs, dial=[port]
-        ) as node:
+        with place.our_client(token) as node:
             place.files.both_ways(f"127.0.0.1:{node.event('listening')['port']}")
             assert_way(node, direct=environment is not RELAYED)
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "relayed"])
+def test_our_node_with_their_relay_and_their_stun(place: Place, direct: bool) -> None:
+    serve = ("serve", "--full-address", str(place.http_port))
+    with place.tailcat(*serve, environment={"TS_DEBUG_TAILCAT_LOCAL_DERP": "1"}) as server:
+        token = parse_token(server.wait_for(TOKEN)[0])
+        with place.our_client(token, direct=direct, relay=to_json(token.derp_map)) as node:
+            place.files.both_ways(f"127.0.0.1:{node.event('listening')['port']}")
+            assert_way(node, direct=direct)
 
 
 @contextmanager

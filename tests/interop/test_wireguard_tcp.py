@@ -117,6 +117,17 @@ def test_we_dial_the_kernel(tunnel: Tunnel) -> None:
     tunnel.files.both_ways(f"127.0.0.1:{tunnel.local(HTTP)}", tunnel.node)
 
 
+def test_many_connections_at_once(tunnel: Tunnel) -> None:
+    """200 short ones, 50 at a time, each with a small file."""
+    small = tunnel.files.directory / "small"
+    small.write_bytes(os.urandom(20_000))
+    options = ("--parallel", "--parallel-max", "50", "-H", "Connection: close", "-o", os.devnull)
+    for host, address, port in ((tunnel.kernel, OURS, HTTP), (tunnel.node, "127.0.0.1", tunnel.local(HTTP))):
+        where = ("--resolve", f"peer:{port}:{address}", f"http://peer:{port}/small?n=[1-200]")
+        said = host.run("curl", "-sS", "--fail", *options, "-w", "%{http_code} %{size_download}\n", *where)
+        assert said.splitlines() == ["200 20000"] * 200
+
+
 @pytest.mark.parametrize("options", [(), ("-R",), ("--bidir", "-P", "4")], ids=["to us", "from us", "both"])
 def test_iperf3_from_the_kernel(tunnel: Tunnel, options: tuple[str, ...]) -> None:
     assert report("kernel dials", options, iperf(tunnel.kernel, OURS, IPERF, *options)) > 10
