@@ -14,8 +14,8 @@ from ipaddress import IPv6Address, IPv6Network
 from time import perf_counter
 
 from coder_agent.base.burst import Burst
+from coder_agent.base.optional_numpy import has_numpy
 from coder_agent.protocols.netstack import Stack, StackConfig, SynRequest, TcpConnection
-from coder_agent.protocols.netstack.segmenter import has_numpy
 
 LEFT = IPv6Address("fd7a:115c:a1e0::1")
 RIGHT = IPv6Address("fd7a:115c:a1e0::2")

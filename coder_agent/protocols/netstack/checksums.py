@@ -7,17 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ...base.burst import Burst
+from ...base.optional_numpy import load_numpy
 from . import ip
 from .merger import VECTOR_THRESHOLD, payload_size
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-try:
-    import numpy
-except ImportError:  # the fast extra is not installed
-    pass
 
 Verifier = Callable[[Burst, int, int], bool]
 """(burst, first row, number of rows of one run) → all checksums are right."""
@@ -40,6 +36,7 @@ def verify_vector(burst: Burst, index: int, count: int) -> bool:
     if full < VECTOR_THRESHOLD or size & 3:
         return verify_scalar(burst, index, count)
     begin = burst.base + index * burst.stride + 8
+    numpy = load_numpy()
     words: NDArray[np.uint32] = numpy.ndarray(
         (full, (size + ip.HEADER_SIZE - 8) // 4), "<u4", burst.buffer, begin, (burst.stride, 4)
     )

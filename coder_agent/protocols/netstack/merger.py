@@ -12,17 +12,13 @@ import struct
 from typing import TYPE_CHECKING, Protocol
 
 from ...base.burst import Burst
+from ...base.optional_numpy import load_numpy
 from . import ip, segments
 from .segments import Options, Segment
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-try:
-    import numpy
-except ImportError:  # the fast extra is not installed
-    pass
 
 VECTOR_THRESHOLD = 12
 """Rows from which the vector comparison is cheaper than a Python loop (measured crossing: 12–16)."""
@@ -155,6 +151,7 @@ class VectorMerger:
         count = self._matching(burst, at, rows, size, head)
         if count < VECTOR_THRESHOLD:
             return self._scalar.take(burst, index, segment, head)
+        numpy = load_numpy()
         begin = at + ip.HEADER_SIZE + head
         payload: NDArray[np.uint8] = numpy.ndarray((count, size), numpy.uint8, burst.buffer, begin, (burst.stride, 1))
         segment.chunks = [payload.tobytes()]
@@ -174,6 +171,7 @@ class VectorMerger:
     def _matching(self, burst: Burst, at: int, rows: int, size: int, head: int) -> int:
         """How many of the `rows` rows from offset `at` on form one run."""
         # words 0…10 version to ports · 11 seq · 12 ack · 13 offset, flags, window · 14 checksum · 15 first option
+        numpy = load_numpy()
         words: NDArray[np.uint32] = numpy.ndarray((rows, 16), "<u4", burst.buffer, at, (burst.stride, 4))
         first = bytes(burst.buffer[at : at + _COMPARED_BYTES])
         seqs = self._expected(first, rows, size)
@@ -195,10 +193,11 @@ class VectorMerger:
 
     def _expected(self, first: bytes, rows: int, size: int) -> NDArray[np.uint32]:
         """The sequence numbers of a run of `rows`, in the byte order of the wire, read as little-endian words."""
+        numpy = load_numpy()
         series = self._series.get(size)
         if series is None or len(series) < rows:
             if len(self._series) > 64:  # one per segment size in use; a peer that invents many must not fill memory
                 self._series.clear()
             series = self._series[size] = numpy.arange(max(rows, 64), dtype=numpy.uint32) * numpy.uint32(size)
-        seqs = series[:rows] + numpy.uint32(int.from_bytes(first[44:48], "big"))
+        seqs: NDArray[np.uint32] = series[:rows] + numpy.uint32(int.from_bytes(first[44:48], "big"))
         return seqs.astype(">u4").view("<u4")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Container, Hashable, Iterator, Sequence
 from ipaddress import IPv6Address, IPv6Network
 
 from ...base.burst import Burst
+from ...base.optional_numpy import has_numpy
 from ...errors import LocalProtocolError
 from . import icmp, ip, segments
 from .arrival import arrive, reset_for
@@ -19,7 +20,7 @@ from .config import StackConfig
 from .listening import Backlog, SynRequest
 from .merger import make_merger, payload_size
 from .messages import Messenger
-from .segmenter import has_numpy, make_segmenter
+from .segmenter import make_segmenter
 from .segments import RST, SYN, Segment
 from .states import State
 from .tcp import TcpConnection
