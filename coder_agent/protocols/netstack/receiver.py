@@ -51,12 +51,17 @@ class Receiver:
 
     def advertise(self, mss: int) -> int:
         """The window field for the segment about to leave (scaled); remembers what was promised."""
-        buffer = self.buffer
-        edge = buffer.next + self.limit - buffer.readable
+        buffer, unit = self.buffer, 1 << self.shift
+        free = buffer.next + self.limit - buffer.readable
+        edge = free
         if edge - self.edge < min(self.limit // 2, mss):
             edge = self.edge  # neither shrink nor open by slivers (RFC 9293 §3.8.6.2.2)
-        # Rounded up: rounding down would take back up to 255 bytes that were promised before.
-        field = min(max(edge - buffer.next + (1 << self.shift) - 1, 0) >> self.shift, 0xFFFF)
+        # Rounded up, because rounding down takes back bytes that were promised; but only once, or the edge would creep
+        # on with every acknowledgement.
+        field = (max(edge - buffer.next, 0) + unit - 1) >> self.shift
+        if buffer.next + (field << self.shift) >= free + unit:
+            field = max(edge - buffer.next, 0) >> self.shift
+        field = min(field, 0xFFFF)
         self.edge = max(self.edge, buffer.next + (field << self.shift))
         return field
 

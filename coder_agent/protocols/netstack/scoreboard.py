@@ -202,7 +202,7 @@ class Scoreboard:
 
     def lose_first(self, mss: int) -> int:
         """Without SACK: the first segment is lost, say three duplicate acknowledgements (RFC 6582). Bytes marked."""
-        if not self.records or self.records[0].lost:
+        if not self.records or self.records[0].lost or self.records[0].sacked:
             return 0
         record = self.records[0]
         if record.end - record.start > mss:

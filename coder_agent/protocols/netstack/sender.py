@@ -55,6 +55,7 @@ class Sender:
         "_window_seq",
         "_window_ack",
         "_limited",
+        "_override",
         "_force",
         "_recovery_end",
         "_after_timeout",
@@ -89,6 +90,7 @@ class Sender:
         self._max_window = 0
         self._window_seq = self._window_ack = -1 << 63
         self._limited = False
+        self._override = False
         self._force = False
         self._recovery_end: int | None = None
         self._after_timeout = False
@@ -244,8 +246,8 @@ class Sender:
             self._limited = False
             return None
         flight = board.in_flight
-        if start == board.una:
-            self._restart(now)
+        if start == board.una and self._sent_at and now - self._sent_at > self.rtt.rto:
+            self.cubic.after_idle()
         usable = board.una + self.window - start
         room = self.cubic.cwnd - flight
         allowed = min(usable, room, self.rows * mss)
@@ -254,25 +256,23 @@ class Sender:
             pending = self._whole_segments(allowed, usable, flight)
             if pending <= 0:
                 if start == board.una and self._persist_at is None:
+                    self._progress_at = now
                     self._persist_at = now + self._interval()
                 return None
+        if start == board.una:
+            self._timer_base = self._progress_at = now
         size = pending + (self.fin_wanted and start + pending == self.buffer.end)
         board.sent(size, now)
         self._sent_at = now
         self._probe_from = now
         return Run(start, start + size)
 
-    def _restart(self, now: float) -> None:
-        """Sending begins with nothing in flight."""
-        if self._sent_at and now - self._sent_at > self.rtt.rto:
-            self.cubic.after_idle()
-        self._timer_base = self._progress_at = now
-
     def _whole_segments(self, allowed: int, usable: int, flight: int) -> int:
         """How much of `allowed` to send while there is more: whole segments, no slivers (RFC 9293 §3.8.6.2.1)."""
         if allowed < self.mss:
-            if not flight and usable > 0 and 2 * usable >= self._max_window:
-                return min(usable, self.mss)  # a receiver with a buffer below two segments
+            if not flight and usable > 0 and (self._override or 2 * usable >= self._max_window):
+                self._override = False
+                return min(usable, self.mss)  # a receiver with a buffer below two segments, or one that stays so
             return 0
         size = allowed // self.mss * self.mss
         limit = min(self.cubic.cwnd, self.window)
@@ -365,7 +365,11 @@ class Sender:
             return True
         if now - max(self._progress_at, self._heard_at) > self.config.user_timeout:
             return False
-        self.window_probe_due = True
+        if self.window:
+            self._override = True  # it stays small: send what fits (RFC 9293 §3.8.6.2.1, the override time-out)
+            self._max_window = self.window
+        else:
+            self.window_probe_due = True
         self._backoff = min(self._backoff + 1, _MAX_BACKOFF)
         self._persist_at = now + self._interval()
         return True

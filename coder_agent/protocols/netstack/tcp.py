@@ -374,11 +374,11 @@ class TcpConnection:
         run = self.sender.next_run(now)
         if run is not None:
             return self._emit_run(run, now, segmenter)
+        if self.ack_due or self.receiver.update_due(self.sender.mss):
+            return self._emit_ack(now)  # before a probe, whose acknowledgement the peer does not look at
         if self._probe_due or self.sender.window_probe_due:
             self._probe_due = self.sender.window_probe_due = False
             return self.control_packet(ACK, self.sender.board.una - 1, now)  # outside the window: asks for an ACK
-        if self.ack_due or self.receiver.update_due(self.sender.mss):
-            return self._emit_ack(now)
         return None
 
     def control_packet(self, flags: int, seq: int, now: float, *, sacks: bool = False) -> bytes:

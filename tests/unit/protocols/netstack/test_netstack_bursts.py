@@ -16,7 +16,7 @@ from coder_agent.protocols.netstack.segmenter import ScalarSegmenter, VectorSegm
 from coder_agent.protocols.netstack.segments import ACK, FIN, PSH, Segment
 
 A, B = b"\xfd" + bytes(15), b"\xfd" + b"\x01" * 15
-MERGERS = [VectorMerger(), ScalarMerger()]
+MERGERS: list[Merger] = [VectorMerger(), ScalarMerger()]
 
 
 def header(*, stamped: bool = False, ack: int = 77, window: int = 2048) -> bytearray:
