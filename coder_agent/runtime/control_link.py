@@ -197,7 +197,7 @@ class ControlLink:
                 if self._adapt(exc):
                     continue
                 if not self._ever_linked and self._is_final(exc):
-                    raise
+                    raise self._explained(exc) from exc
                 self._report_problem(exc)
             else:
                 self._linked = False  # on purpose: nobody needs to hear of it
@@ -210,6 +210,15 @@ class ControlLink:
         if isinstance(error, ApiError):
             return self._reporter is None and error.status in FINAL_STATUS
         return isinstance(error, Unauthenticated | CertificateNotTrusted | NotACoderServer | ConfigError)
+
+    def _explained(self, error: CoderAgentError) -> CoderAgentError:
+        """A refused agent is somebody at another machine than the one who may sign in."""
+        if self._reporter is None or not isinstance(error, Unauthenticated):
+            return error
+        return Unauthenticated(
+            f"{self._url} does not accept this agent token: {error.message}",
+            hint="give the one that `coder create` printed in CODER_AGENT_TOKEN; a removed workspace's works no more",
+        )
 
     def _adapt(self, error: CoderAgentError) -> bool:
         """True: the server named something that the next attempt does differently."""

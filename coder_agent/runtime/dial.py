@@ -138,7 +138,8 @@ async def _through(proxy: str, endpoint: Endpoint) -> anyio.abc.ByteStream:
         raise TransportBroken(f"the proxy {shown} does not connect to {endpoint}: {exc}") from exc
     except (ProxyConnectionError, ProxyTimeoutError, OSError, anyio.BrokenResourceError) as exc:
         raise TransportBroken(
-            f"the proxy {shown} cannot be reached", hint="check --proxy, HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
+            f"the proxy {shown} cannot be reached",
+            hint="check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, and proxy in [network] of the configuration",
         ) from exc
     return stream.anyio_stream
 
@@ -149,7 +150,8 @@ async def _start_tls(stream: anyio.abc.ByteStream, endpoint: Endpoint, context: 
     except ssl.SSLCertVerificationError as exc:
         raise CertificateNotTrusted(
             f"the certificate of {endpoint} does not verify: {exc.verify_message or exc.reason or exc}",
-            hint="check the address; for a private certificate authority give its file with --ca-file",
+            hint="check the address; for a private certificate authority name its file: ca_file in [network] of the "
+            "configuration, or SSL_CERT_FILE in the environment",
         ) from exc
     except ssl.SSLError as exc:
         if exc.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNEXPECTED_MESSAGE"):

@@ -76,10 +76,19 @@ async def request(
 
 
 def merge_headers(*groups: Mapping[str, str]) -> dict[str, str]:
-    """One set of headers; a later group replaces a name of an earlier one, whatever its case."""
+    """One set of headers; a later group replaces a name of an earlier one, whatever its case.
+
+    Raises ConfigError for what no header can carry (RFC 9110 §5.5), without repeating it: it may be a secret.
+    """
     merged: dict[str, tuple[str, str]] = {}
     for group in groups:
         merged |= {name.lower(): (name, value) for name, value in group.items()}
+    for name, value in merged.values():
+        if not (name.isascii() and value.isascii() and value.isprintable()):
+            raise ConfigError(
+                f"the header {name!a} cannot be sent: it has characters that no header may have",
+                hint="check the token (`coder login` makes a new one) and --header",
+            )
     return dict(merged.values())
 
 

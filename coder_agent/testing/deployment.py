@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,18 +75,20 @@ class Machine:
     folder: Path
     host: Host | None = None
 
-    def env(self, **more: str) -> dict[str, str]:
+    def environ(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """The whole environment of a program: nothing of whoever runs the tests but where programs are."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = os.pathsep.join([str(BIN), os.environ.get("PATH", os.defpath)])
-        return {"PATH": path, "HOME": str(self.folder), "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1", **more}
+        return {"PATH": path, "HOME": str(self.folder), "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1", **(more or {})}
 
-    def run(self, *command: str, timeout: float = PATIENCE, stdin: str | None = None, **env: str) -> Result:
+    def run(
+        self, *command: str, timeout: float = PATIENCE, stdin: str | None = None, env: Mapping[str, str] | None = None
+    ) -> Result:
         """Run a program to its end. Raises subprocess.TimeoutExpired."""
         began = time.monotonic()
         done = subprocess.run(
             [*self._where(), *command],
-            env=self.env(**env),
+            env=self.environ(env),
             cwd=self.folder,
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
@@ -97,9 +99,9 @@ class Machine:
         )
         return Result(" ".join(command), done.returncode, done.stdout, done.stderr, time.monotonic() - began)
 
-    def coder(self, *arguments: str, timeout: float = PATIENCE, **env: str) -> Result:
+    def coder(self, *arguments: str, timeout: float = PATIENCE, env: Mapping[str, str] | None = None) -> Result:
         """Run `coder` to its end."""
-        return self.run("coder", *arguments, timeout=timeout, **env)
+        return self.run("coder", *arguments, timeout=timeout, env=env)
 
     def _where(self) -> list[str]:
         return [] if self.host is None else ["ip", "netns", "exec", self.host.name]
@@ -157,10 +159,10 @@ class Deployment:
 
     # ------------------------------------------------------------ programs that stay
 
-    def start(self, machine: Machine, *command: str, **env: str) -> Program:
+    def start(self, machine: Machine, *command: str, env: Mapping[str, str] | None = None) -> Program:
         """Start a program; it ends with the deployment at the latest."""
         program = self._exits.enter_context(
-            run_program(*command, host=machine.host, env=machine.env(**env), cwd=machine.folder)
+            run_program(*command, host=machine.host, env=machine.environ(env), cwd=machine.folder)
         )
         program.name = " ".join(command[:2])
         self.programs.append(program)
@@ -192,8 +194,7 @@ class Deployment:
             *(["-v"] if verbose else []),
             *flags,
             "run",
-            CODER_AGENT_URL=url or self.url,
-            CODER_AGENT_TOKEN=workspace.token,
+            env={"CODER_AGENT_URL": url or self.url, "CODER_AGENT_TOKEN": workspace.token},
         )
         program.wait_for(r"is up$")
         self.wait_status(workspace, "connected")
@@ -205,7 +206,7 @@ class Deployment:
         """Make the server's first user, signed in on `user`."""
         done = self.user.coder(
             "login", self.url, "--first-user-username", name, "--first-user-email", f"{name}@example.com",
-            CODER_FIRST_USER_PASSWORD=PASSWORD,
+            env={"CODER_FIRST_USER_PASSWORD": PASSWORD},
         )  # fmt: skip
         assert done.code == 0, str(done)
 

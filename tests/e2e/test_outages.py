@@ -35,8 +35,10 @@ def start_bytes_server(place: Deployment) -> int:
     return int(program.event("listening")["port"])
 
 
-def start_transfer(place: Deployment, dev: Registered, port: int, *flags: str, **env: str) -> Program:
-    return place.start(place.user, sys.executable, str(PROGRAMS / "transfer.py"), dev.name, str(port), *flags, **env)
+def start_transfer(
+    place: Deployment, dev: Registered, port: int, *flags: str, env: dict[str, str] | None = None
+) -> Program:
+    return place.start(place.user, sys.executable, str(PROGRAMS / "transfer.py"), dev.name, str(port), *flags, env=env)
 
 
 def wait_bytes(transfer: Program, count: int, timeout: float = 60) -> None:
@@ -101,7 +103,7 @@ def test_a_transfer_survives_cut_relay_connections(
         place.start_agent(dev, url=through if whose == "agent" else "")
         transfer = start_transfer(  # as fast as it goes: there is much on the way when it is cut
             place, dev, bytes_port, direction, "--relayed", "--size", str(4 * SIZE),
-            **({"CODER_URL": through} if whose == "user" else {}),
+            env={"CODER_URL": through} if whose == "user" else None,
         )  # fmt: skip
         for share in range(1, 4):
             wait_bytes(transfer, share * SIZE)

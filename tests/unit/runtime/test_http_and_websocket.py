@@ -271,7 +271,7 @@ async def test_a_certificate_that_does_not_verify_says_what_to_do(server_tls: ss
     assert isinstance(error, CertificateNotTrusted)
     assert "does not verify" in error.message
     assert error.hint is not None
-    assert "--ca-file" in error.hint
+    assert "ca_file" in error.hint
 
 
 async def test_a_certificate_for_another_name_does_not_verify(server_tls: ssl.SSLContext, ca_file: str) -> None:
