@@ -1,0 +1,177 @@
+"""What the commands say to programs, and how they end when somebody presses Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from coder_agent.testing.deployment import Deployment, Registered, interrupt
+from coder_agent.testing.processes import Program
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+QUICK = 8.0
+"""Seconds a program may take to end. It says goodbye to a server for at most 5 s (agents) or 1 s (clients)."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """A server, a user, a workspace with its agent."""
+    with Deployment(tmp_path_factory.mktemp("commands")) as deployment:
+        deployment.start_server()
+        deployment.sign_in()
+        yield deployment
+
+
+@pytest.fixture(scope="module")
+def dev(place: Deployment) -> Registered:
+    workspace = place.create("dev")
+    place.start_agent(workspace)
+    return workspace
+
+
+# ---------------------------------------------------------------- for programs
+
+
+def test_ping_as_json(place: Deployment, dev: Registered) -> None:
+    document = place.user.coder("ping", dev.name, "-n", "3", "--wait", "50ms", "--output", "json").json()
+    assert document["workspace"] == "dev"
+    assert [pong["sequence"] for pong in document["pongs"]] == [1, 2, 3]
+    assert all(pong["error"] is None and pong["latency_ms"] > 0 for pong in document["pongs"])
+    assert document["summary"]["total"] == document["summary"]["successful"] == 3
+
+
+@pytest.mark.parametrize("direction", ["down", "up"])
+def test_speedtest_as_json(place: Deployment, dev: Registered, direction: str) -> None:
+    flags = ["-t", "1s", "--direction", direction, "--output", "json", "--disable-direct-connections"]
+    document = place.user.coder("speedtest", dev.name, *flags).json()
+    assert document["path"] == "coder"
+    assert document["overall"]["throughput_mbits"] > 1
+    assert document["overall"]["end_time_seconds"] == pytest.approx(1, abs=1)
+    ends = [interval["end_time_seconds"] for interval in document["intervals"]]
+    assert ends == sorted(ends)
+    assert ends
+
+
+def test_list_as_json(place: Deployment, dev: Registered) -> None:
+    (workspace,) = place.user.coder("list", "--output", "json").json()
+    assert (workspace["owner_name"], workspace["name"]) == ("alice", "dev")
+    assert workspace["latest_build"]["resources"][0]["agents"][0]["status"] == "connected"
+
+
+def test_plugins_as_json(place: Deployment) -> None:
+    found = {plugin["name"]: plugin for plugin in place.user.coder("plugins", "list", "--output", "json").json()}
+    for name in ("server", "speedtest", "diagnostics", "transport_udp", "transport_derp", "nat_traversal"):
+        assert found[name]["status"] == "ok"
+    assert place.user.coder("plugins", "info", "speedtest", "--output", "json").json()["name"] == "speedtest"
+    assert place.user.coder("plugins", "hooks", "--output", "json").json()
+
+
+def test_config_as_json_stars_the_token_out(place: Deployment) -> None:
+    done = place.user.coder("--token", "AAAAAAAAAA-BBBBBBBBBBBBBBBBBBBBBB", "config", "show", "--output", "json")
+    assert done.json()["settings"]["client"]["token"]["value"]
+    assert "BBBBBBBB" not in done.out + done.err
+
+
+# ---------------------------------------------------------------- captures
+
+
+def test_a_capture_can_be_read(place: Deployment, dev: Registered) -> None:
+    path = place.user.folder / "x.pcap"
+    done = place.user.coder("speedtest", dev.name, "-t", "1s", "--pcap-file", str(path))
+    assert done.code == 0, str(done)
+    content = path.read_bytes()
+    magic, major, minor, _, _, snaplen, link = struct.unpack_from("<IHHiIII", content)
+    assert (magic, major, minor, link) == (0xA1B2C3D4, 2, 4, 101)
+    offset, packets, ports = 24, 0, set()
+    while offset < len(content):
+        seconds, microseconds, captured, original = struct.unpack_from("<IIII", content, offset)
+        assert captured == original <= snaplen
+        assert microseconds < 1_000_000
+        assert abs(seconds - time.time()) < 600
+        packet = content[offset + 16 : offset + 16 + captured]
+        assert len(packet) == captured
+        assert packet[0] >> 4 == 6
+        assert len(packet) == 40 + int.from_bytes(packet[4:6], "big")
+        if packet[6] == socket.IPPROTO_TCP:
+            ports.add(min(struct.unpack_from(">HH", packet, 40)))
+        offset += 16 + captured
+        packets += 1
+    assert packets > 100
+    assert ports == {3}
+    if shutil.which("tcpdump"):
+        read = place.user.run("tcpdump", "-n", "-c", "50", "-r", str(path))
+        assert read.code == 0, str(read)
+        assert re.search(r"IP6 \S+ > \S+: Flags \[S\]", read.out), str(read)
+
+
+# ---------------------------------------------------------------- Ctrl-C
+
+
+def check_interrupted(program: Program, code: int) -> None:
+    began = time.monotonic()
+    assert interrupt(program) == code, program.output
+    assert time.monotonic() - began < QUICK
+    assert "Traceback" not in program.output
+    assert "Error" not in program.output
+
+
+def test_ctrl_c_ends_ping_with_its_summary(place: Deployment, dev: Registered) -> None:
+    ping = place.start(place.user, "coder", "ping", dev.name, "--wait", "100ms")
+    ping.wait_for(r"^pong from dev")
+    check_interrupted(ping, 0)
+    assert re.search(r"^dev +\d+ +\d+", ping.output, re.MULTILINE)
+
+
+@pytest.mark.parametrize("direction", ["down", "up"])
+def test_ctrl_c_ends_speedtest(place: Deployment, dev: Registered, direction: str) -> None:
+    speedtest = place.start(place.user, "coder", "speedtest", dev.name, "-t", "30s", "--direction", direction)
+    speedtest.wait_for(r"^0\.00-1\.")
+    check_interrupted(speedtest, 130)
+    assert place.user.coder("ping", dev.name, "-n", "1").code == 0
+
+
+def test_ctrl_c_while_the_server_does_not_answer(place: Deployment) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        for command in ("list", "ping x", "speedtest x"):
+            program = place.start(place.user, "coder", *command.split(), env={"CODER_URL": url})
+            connection, _ = silent.accept()
+            with connection:
+                connection.recv(1)
+                check_interrupted(program, 130)
+
+
+def test_ctrl_c_ends_an_agent_that_never_reached_its_server(place: Deployment) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        agent = place.start(
+            place.workspace, "coder-agent", "run", env={"CODER_AGENT_URL": url, "CODER_AGENT_TOKEN": "x" * 36}
+        )
+        connection, _ = silent.accept()
+        with connection:
+            connection.recv(1)
+            check_interrupted(agent, 0)
+
+
+def test_ctrl_c_ends_agent_and_server_in_order(tmp_path: Path) -> None:
+    with Deployment(tmp_path) as own:
+        server = own.start_server()
+        own.sign_in()
+        agent = own.start_agent(own.create("dev"))
+        check_interrupted(agent, 0)
+        assert own.status("dev") == "disconnected"
+        check_interrupted(server, 0)
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", own.port)) != 0
+        left = sorted(path.name for path in (own.server.folder / "data").iterdir())
+        assert not [name for name in left if name.endswith(("-wal", "-shm"))], left
+        own.start_server()
+        assert json.loads(own.user.coder("list", "-o", "json").out)[0]["name"] == "dev"
