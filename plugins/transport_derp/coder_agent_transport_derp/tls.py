@@ -11,13 +11,16 @@ import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 import truststore
-from cryptography import x509
 
 from coder_agent.base.derp_map import DerpNode
 from coder_agent.errors import ConfigError, TransportBroken
 from coder_agent.hooks.interfaces import DialOptions
+
+if TYPE_CHECKING:
+    from cryptography import x509  # 4 MB, used only for nodes with a certificate rule of their own
 
 PIN_PREFIX = "sha256-raw:"
 
@@ -72,6 +75,8 @@ def leaf(tls: ssl.SSLObject) -> x509.Certificate:
     der = tls.getpeercert(binary_form=True)
     if der is None:
         raise TransportBroken("the relay showed no certificate")
+    from cryptography import x509
+
     return x509.load_der_x509_certificate(der)
 
 
@@ -89,6 +94,8 @@ def check_pin(tls: ssl.SSLObject, pin: str, host: str) -> None:
 
 def check_name(certificate: x509.Certificate, name: str) -> None:
     """`name` must be among the certificate's names; ``*.`` stands for one label. Raises TransportBroken."""
+    from cryptography import x509
+
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
