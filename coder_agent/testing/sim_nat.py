@@ -92,4 +92,3 @@ def hard(outside: str) -> Nat:
 def full_cone(outside: str) -> Nat:
     """A NAT that lets anybody in to a port that was once used."""
     return Nat(outside, Mapping.ENDPOINT_INDEPENDENT, Filtering.ENDPOINT_INDEPENDENT)
-

@@ -126,7 +126,12 @@ async def test_a_node_learns_its_data_sockets_address_from_coturn(coturn: tuple[
     sink = StunSink()
     context = TransportContext(sink=sink, node_key=NodePrivate(bytes(32)), emit=lambda event: None)
     async with UdpTransportFactory(UdpSettings()).open(context) as transport:
-        hub = sink.hub = CandidateHub(transport, lambda: found.set() if hub.endpoints() else None, lambda: None)
+        hub = sink.hub = CandidateHub(
+            transport,
+            changed=lambda: found.set() if hub.endpoints() else None,
+            measured=lambda: None,
+            moved=lambda: None,
+        )
         hub.set_map(DerpMap({1: DerpRegion(1, nodes=(node,))}))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(hub.run, [StunSource()])

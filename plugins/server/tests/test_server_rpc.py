@@ -192,7 +192,7 @@ async def test_nonsense_from_an_agent_is_an_error_and_nothing_else(server: Serve
         assert (await document(alice, dev))["ready_at"].startswith(str(datetime.now(UTC).year))
 
 
-@pytest.mark.parametrize("token", ["", "not-a-uuid", str(UUID(int=0)), str(uuid4())])
+@pytest.mark.parametrize("token", ["", "not-a-uuid", str(UUID(int=0)), str(UUID(int=2**100, version=4))])
 async def test_a_wrong_agent_token_is_401(server: Server, alice: Api, token: str) -> None:
     with pytest.raises(Unauthenticated):
         await open_websocket(
