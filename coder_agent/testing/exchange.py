@@ -47,14 +47,18 @@ class FileExchange:
         print(f"{self.size >> 20} MiB from {address}: down {down:.0f} Mbit/s, up {up:.0f} Mbit/s")
         return down, up
 
+    def assert_same(self, name: str) -> None:
+        """Fail unless a file of the directory is what ``down`` is."""
+        arrived = self.directory / name
+        assert _sha256(arrived) == self._sum, f"{arrived.stat().st_size} of {self.size} bytes, or changed ones"
+
     def _transfer(self, name: str, host: Host | None, *options: str) -> float:
         where = [] if host is None else ["ip", "netns", "exec", host.name]
         command = [*where, "curl", "-sS", "--fail", "-w", "%{time_total}\n", *options]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT)
         assert done.returncode == 0, f"curl: exit {done.returncode}: {done.stderr}"
-        arrived = self.directory / name
-        assert _sha256(arrived) == self._sum, f"{arrived.stat().st_size} of {self.size} bytes, or changed ones"
-        arrived.unlink()
+        self.assert_same(name)
+        (self.directory / name).unlink()
         return self.size * 8e-6 / max(float(done.stdout.splitlines()[-1]), 1e-6)
 
 

@@ -4,31 +4,48 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 import trustme
 
 from coder_agent.base.derp_map import DerpNode
+from coder_agent.testing.netns import Host
 from coder_agent.testing.processes import run_program
 
 
-@pytest.fixture(scope="session")
-def embedded_relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DerpNode]:
-    """A real `coder server`, a process over TLS with STUN: its relay, as a map has it."""
-    directory = tmp_path_factory.mktemp("coder-server")
-    certificate = trustme.CA().issue_cert("127.0.0.1")
+@contextmanager
+def run_server(directory: Path, address: str = "127.0.0.1", host: Host | None = None) -> Iterator[DerpNode]:
+    """A `coder server` with TLS and STUN at `address`, of a namespace if given; yields its relay as a map has it."""
+    certificate = trustme.CA().issue_cert(address)
     cert, key = directory / "cert.pem", directory / "key.pem"
     certificate.cert_chain_pems[0].write_to_path(cert)
     certificate.private_key_pem.write_to_path(key)
     command = (str(Path(sys.executable).with_name("coder")), "server", "--data-dir", str(directory / "data"))
-    tls = ("--tls-enable", "--tls-address", "127.0.0.1:0", "--tls-cert-file", str(cert), "--tls-key-file", str(key))
+    tls = ("--tls-enable", "--tls-address", f"{address}:0", "--tls-cert-file", str(cert), "--tls-key-file", str(key))
+    rest = ("--http-address", "", "--stun-address", f"{address}:0")
     env = {"PATH": os.environ["PATH"], "HOME": str(directory)}
-    with run_program(*command, *tls, "--http-address", "", "--stun-address", "127.0.0.1:0", env=env) as server:
-        port = int(server.wait_for(r"HTTPS listener at https://127\.0\.0\.1:(\d+)")[1])
+    with run_program(*command, *tls, *rest, host=host, env=env) as server:
+        port = int(server.wait_for(r"HTTPS listener at https://[\d.]+:(\d+)")[1])
         stun = int(server.wait_for(r"STUN responder at udp port (\d+)")[1])
         yield DerpNode(
-            "1a", 1, "127.0.0.1", ipv4="127.0.0.1", ipv6="none", stun_port=stun, derp_port=port, insecure_for_tests=True
+            "1a", 1, address, ipv4=address, ipv6="none", stun_port=stun, derp_port=port, insecure_for_tests=True
         )
         assert "Traceback" not in server.stop()
+
+
+@pytest.fixture(scope="session")
+def embedded_relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DerpNode]:
+    """The relay of a server on loopback that all tests share."""
+    with run_server(tmp_path_factory.mktemp("coder-server")) as relay:
+        yield relay
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Callable[[Host], AbstractContextManager[DerpNode]]:
+    """A server on a machine of the laboratory."""
+    directory = tmp_path / "coder-server"
+    directory.mkdir()
+    return lambda host: run_server(directory, host.address4, host)
