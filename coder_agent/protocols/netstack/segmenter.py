@@ -118,6 +118,10 @@ class _Views(NamedTuple):
     summed: NDArray[np.uint32]
     checksum: NDArray[np.uint16]
     padding: NDArray[np.uint8]
+    pseudo: NDArray[np.uint64]
+    """What size and protocol of the pseudo header add to each sum: an array, as is `modulus`, because numpy takes
+    0.2 µs to make one of a plain number."""
+    modulus: NDArray[np.uint64]
 
 
 class VectorSegmenter(ScalarSegmenter):
@@ -142,8 +146,8 @@ class VectorSegmenter(ScalarSegmenter):
         if size & 3:
             views.padding[:] = 0  # sums run over whole words
         sums = numpy.add.reduce(views.summed, axis=1, dtype=numpy.uint64)
-        sums += 256 * (upper + ip.TCP)
-        views.checksum[:] = 65535 - sums % 65535
+        sums += views.pseudo
+        views.checksum[:] = views.modulus - sums % views.modulus
 
     def _cut(self, count: int, head_size: int, mss: int) -> _Views:
         numpy = load_numpy()
@@ -158,6 +162,8 @@ class VectorSegmenter(ScalarSegmenter):
             summed=words[:, _ADDRESSES_AT >> 2 : (end + 3) >> 2],
             checksum=rows.view("<u2")[:, _CHECKSUM_AT >> 1],
             padding=rows[:, end : (end + 3) & ~3],
+            pseudo=numpy.array(256 * (end - ip.HEADER_SIZE + ip.TCP), numpy.uint64),
+            modulus=numpy.array(65535, numpy.uint64),
         )
         if len(self._views) >= _MAX_VIEWS:  # a peer that invents segment sizes must not fill memory
             self._views.clear()

@@ -14,6 +14,7 @@ from ...base.burst import Burst
 from ...base.optional_numpy import has_numpy
 from ...errors import LocalProtocolError
 from . import icmp, ip, segments
+from .allocator import keep_freed_memory
 from .arrival import arrive, reset_for
 from .checksums import make_verifier
 from .config import StackConfig
@@ -40,6 +41,7 @@ class Stack(Messenger):
 
     def __init__(self, config: StackConfig, *, rng: Callable[[int], bytes], vector: bool | None = None) -> None:
         use_numpy = has_numpy() if vector is None else vector
+        keep_freed_memory()
         super().__init__(config.mtu, verify_checksums=config.verify_checksums)
         self.config = config
         self.on_syn: Callable[[SynRequest], None] | None = None
