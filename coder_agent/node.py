@@ -465,22 +465,31 @@ class TailnetNode:
 
     @asynccontextmanager
     async def _running(self, keys: tuple[NodePrivate, DiscoPrivate]) -> AsyncIterator[TailnetNode]:
+        failure: Exception | None = None
         async with AsyncExitStack() as exits:
             exits.callback(self.engine.stop)
-            await self._open_transports(exits, keys)
-            exits.callback(self.engine.reset_all)
-            self._tasks = await exits.enter_async_context(background())
-            if self.engine.direct is not None:
-                self._hub = CandidateHub(
-                    self.engine.direct,
-                    changed=self._endpoints_changed,
-                    measured=self._measured,
-                    moved=lambda: self.engine.rebind("link-change"),
-                )
-                self._tasks.start_soon(self._hub.run, self.config.sources)
-            exits.callback(self._stop_home_timer)
-            yield self
-            await self.drain()
+            try:
+                await self._open_transports(exits, keys)
+                exits.callback(self.engine.reset_all)
+                self._tasks = await exits.enter_async_context(background())
+                exits.callback(self._stop_home_timer)
+                self._start_hub(self._tasks)
+                yield self
+                await self.drain()
+            except Exception as exc:  # kept from the transports: a task group of theirs would make a group of it
+                failure = exc
+        if failure is not None:
+            raise failure
+
+    def _start_hub(self, tasks: anyio.abc.TaskGroup) -> None:
+        if self.engine.direct is not None:
+            self._hub = CandidateHub(
+                self.engine.direct,
+                changed=self._endpoints_changed,
+                measured=self._measured,
+                moved=lambda: self.engine.rebind("link-change"),
+            )
+            tasks.start_soon(self._hub.run, self.config.sources)
 
     def _stop_home_timer(self) -> None:
         if self._home_timer is not None:

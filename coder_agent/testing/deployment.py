@@ -131,6 +131,8 @@ class Deployment:
     stun_port: int = 0
     programs: list[Program] = field(default_factory=list)
     flags: tuple[str, ...] = ()
+    extra: dict[str, str] = field(default_factory=dict)
+    """Environment of every program that stays."""
     _exits: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
@@ -162,7 +164,9 @@ class Deployment:
     def start(self, machine: Machine, *command: str, env: Mapping[str, str] | None = None) -> Program:
         """Start a program; it ends with the deployment at the latest."""
         program = self._exits.enter_context(
-            run_program(*command, host=machine.host, env=machine.environ(env), cwd=machine.folder)
+            run_program(
+                *command, host=machine.host, env=machine.environ({**self.extra, **(env or {})}), cwd=machine.folder
+            )
         )
         program.name = " ".join(command[:2])
         self.programs.append(program)

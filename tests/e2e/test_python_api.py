@@ -1,0 +1,164 @@
+"""`coder_agent.connect` and its blocking twin against a real server and agent, with a web server in the workspace."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from socket import AF_INET6, create_server
+
+import anyio
+import pytest
+
+import coder_agent
+import coder_agent.blocking
+from coder_agent.base.paths import PathKind
+from coder_agent.errors import ApiError, ConfigError, PeerUnreachable, TransportBroken, Unauthenticated
+from coder_agent.testing.deployment import Deployment, kill
+
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
+PAGE = b"hello from the workspace\n" * 40_000
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """A server, a user, a workspace with its agent."""
+    with Deployment(tmp_path_factory.mktemp("api")) as deployment:
+        deployment.start_server()
+        deployment.sign_in()
+        deployment.start_agent(deployment.create("dev"))
+        yield deployment
+
+
+@pytest.fixture(autouse=True)
+def _as_the_user(place: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever calls the API is signed in."""
+    monkeypatch.setenv("CODER_CONFIG_DIR", str(place.user.folder / ".config/coderv2"))
+    monkeypatch.setenv("HOME", str(place.user.folder))
+
+
+class _Page(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(PAGE)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(PAGE)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+
+class _Server6(ThreadingHTTPServer):
+    address_family = AF_INET6
+
+
+@pytest.fixture(params=["127.0.0.1", "::1"])
+def web_port(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A web server on one family of loopback only."""
+    kind = _Server6 if request.param == "::1" else ThreadingHTTPServer
+    server = kind((request.param, 0), _Page)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+async def test_an_http_request_through_the_tunnel(web_port: int) -> None:
+    with anyio.fail_after(30):
+        async with coder_agent.connect("dev") as workspace:
+            async with await workspace.open_tcp(web_port) as stream:
+                await stream.send(b"GET / HTTP/1.0\r\n\r\n")
+                answer = b"".join([part async for part in stream])
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert answer.partition(b"\r\n\r\n")[2] == PAGE
+            assert (await workspace.ping()).latency > 0
+            assert (await workspace.wait_direct()).kind is PathKind.DIRECT
+
+
+async def test_relayed_when_asked(web_port: int) -> None:
+    with anyio.fail_after(30):
+        async with coder_agent.connect("alice/dev.main", direct=False) as workspace:
+            async with await workspace.open_tcp(web_port) as stream:
+                await stream.send(b"GET / HTTP/1.0\r\n\r\n")
+                answer = b"".join([part async for part in stream])
+            assert answer.endswith(PAGE)
+            assert workspace.path().kind is PathKind.RELAYED
+
+
+async def test_many_streams_at_once(web_port: int) -> None:
+    got: list[bytes] = []
+
+    async def fetch(workspace: coder_agent.Workspace) -> None:
+        async with await workspace.open_tcp(web_port) as stream:
+            await stream.send(b"GET / HTTP/1.0\r\n\r\n")
+            got.append(b"".join([part async for part in stream]).partition(b"\r\n\r\n")[2])
+
+    with anyio.fail_after(50):
+        async with coder_agent.connect("dev") as workspace, anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(fetch, workspace)
+    assert got == [PAGE] * 20
+
+
+async def test_nothing_listens_on_that_port() -> None:
+    with create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with anyio.fail_after(30):
+        async with coder_agent.connect("dev") as workspace:
+            for closed in (port, 5):  # a program's port, and a service that the agent does not have
+                with pytest.raises(TransportBroken, match=r"refused|reset"):
+                    await workspace.open_tcp(closed)
+            assert (await workspace.ping_tunnel()).latency > 0
+
+
+async def test_what_is_wrong_is_told_by_type() -> None:
+    with pytest.raises(ApiError, match="workspace nope not found"):
+        async with coder_agent.connect("nope"):
+            pass
+    with pytest.raises(ConfigError):
+        async with coder_agent.connect("a/b/c/d"):
+            pass
+    with pytest.raises(Unauthenticated):
+        async with coder_agent.connect("dev", token="AAAAAAAAAA-BBBBBBBBBBBBBBBBBBBBBB"):
+            pass
+
+
+async def test_an_error_of_the_caller_comes_out_as_it_is() -> None:
+    with pytest.raises(KeyError, match="mine"):
+        async with coder_agent.connect("dev"):
+            raise KeyError("mine")
+
+
+def test_blocking(web_port: int) -> None:
+    with coder_agent.blocking.connect("dev") as workspace:
+        assert workspace.ping().latency > 0
+        with workspace.open_tcp(web_port) as stream:
+            stream.send(b"GET / HTTP/1.0\r\n\r\n")
+            answer = b""
+            while data := stream.receive():
+                answer += data
+        assert answer.endswith(PAGE)
+        with pytest.raises(TransportBroken):
+            workspace.open_tcp(5)
+    with pytest.raises(ApiError, match="not found"), coder_agent.blocking.connect("nope"):
+        pass
+
+
+@pytest.mark.timeout(90)
+async def test_an_agent_that_goes_away_meanwhile(place: Deployment, tmp_path: Path) -> None:
+    gone = place.create("gone")
+    agent = place.start_agent(gone)
+    with anyio.fail_after(60):
+        async with coder_agent.connect("gone") as workspace:
+            kill(agent)
+            with pytest.raises(PeerUnreachable):
+                await workspace.open_tcp(3, timeout=2)
+            with pytest.raises(PeerUnreachable):
+                await workspace.ping_tunnel(timeout=1)
+            assert (await workspace.refresh_agent()).status == "disconnected"
