@@ -24,6 +24,17 @@ def clamp(raw: bytes) -> bytes:
     return bytes(key)
 
 
+def _digits(text: str, wanted: str) -> bytes:
+    prefix, _, digits = text.strip().partition(":")
+    try:
+        raw = bytes.fromhex(digits)
+    except ValueError:
+        raw = b""
+    if f"{prefix}:" != wanted or len(digits) != 2 * KEY_SIZE or len(raw) != KEY_SIZE:
+        raise ValueError(f"expected {wanted} followed by {2 * KEY_SIZE} hex digits")
+    return raw
+
+
 @dataclass(frozen=True, slots=True)
 class _PublicKey:
     raw: bytes
@@ -36,10 +47,7 @@ class _PublicKey:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read the text form; upper-case hex is accepted. Raises ValueError without repeating the text."""
-        prefix, _, digits = text.strip().partition(":")
-        if f"{prefix}:" != cls.prefix or len(digits) != 2 * KEY_SIZE:
-            raise ValueError(f"expected {cls.prefix} followed by {2 * KEY_SIZE} hex digits")
-        return cls(bytes.fromhex(digits))
+        return cls(_digits(text, cls.prefix))
 
     @property
     def is_zero(self) -> bool:
@@ -89,10 +97,7 @@ class _PrivateKey:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read the text form. Raises ValueError without repeating the text."""
-        prefix, _, digits = text.strip().partition(":")
-        if f"{prefix}:" != cls.prefix or len(digits) != 2 * KEY_SIZE:
-            raise ValueError(f"expected {cls.prefix} followed by {2 * KEY_SIZE} hex digits")
-        return cls(bytes.fromhex(digits))
+        return cls(_digits(text, cls.prefix))
 
     @property
     def secret(self) -> bytes:
