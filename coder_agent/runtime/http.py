@@ -35,7 +35,10 @@ class HttpResponse:
 
     def json(self) -> Any:
         """The body as JSON. Raises ValueError."""
-        return json.loads(self.body)
+        try:
+            return json.loads(self.body)
+        except RecursionError as exc:
+            raise ValueError("nested too deeply") from exc
 
 
 async def request(

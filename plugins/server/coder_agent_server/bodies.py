@@ -25,7 +25,9 @@ async def read_json(request: Request, model: type[Model]) -> Model:
     """The body as `model`; an empty body counts as ``{}``. Raises Problem (400, 413)."""
     body = await read_body(request)
     try:
-        return model.model_validate(json.loads(body) if body.strip() else {})
+        document = json.loads(body) if body.strip() else {}
+        json.dumps(document, ensure_ascii=False).encode()  # raises for half a surrogate pair, which is no text
+        return model.model_validate(document)
     except ValidationError as exc:
         raise from_validation(exc) from None
     except (ValueError, RecursionError) as exc:

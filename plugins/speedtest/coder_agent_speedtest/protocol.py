@@ -79,7 +79,7 @@ def parse_reply(line: bytes) -> None:
 def _object(line: bytes) -> dict[str, object]:
     try:
         document = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # brackets in brackets in brackets …
         raise RemoteProtocolError("not a speedtest message: bad JSON") from None
     if not isinstance(document, dict):
         raise RemoteProtocolError("not a speedtest message: not a JSON object")
