@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -238,11 +238,13 @@ class _Session:
 
 @dataclass(slots=True)
 class ClientConfig:
-    """What `open_workspace` needs. `node` carries plugins and dial options; addresses are made up here."""
+    """What `open_workspace` needs. `node` carries plugins and dial options; addresses are made up here. `say` is told,
+    for a person to read, what takes longer than a second."""
 
     url: str
     token: str
     node: NodeConfig
+    say: Callable[[str], None] = lambda message: None
 
 
 def viewed_from(derp_map: DerpMap, url: str) -> DerpMap:
@@ -276,13 +278,28 @@ async def open_workspace(config: ClientConfig, name: WorkspaceName) -> AsyncIter
         session.on_derp_map(from_json(info["derp_map"]))
         tasks.start_soon(session.link.run)
         workspace = Workspace(agent, node, api, session.peers)
-        await _reach(session, workspace)
+        async with background() as meanwhile:
+            meanwhile.start_soon(_narrate, session, workspace, config.say)
+            await _reach(session, workspace)
         try:
             yield workspace
             await node.drain()  # before the goodbye: afterwards the agent does not know us any more
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(GOODBYE_TIMEOUT):
                 await session.link.aclose_gracefully()
+
+
+async def _narrate(session: _Session, workspace: Workspace, say: Callable[[str], None]) -> None:
+    """Say what is waited for: after a second, and every five."""
+    await anyio.sleep(1)
+    while True:
+        peer = session.peers.get(workspace.agent.id)
+        if peer is None:
+            say(f"Waiting for the server to introduce the agent of {workspace.agent.label}...")
+        else:
+            relay = workspace.region_code(peer.preferred_derp)
+            say(f"Waiting for {workspace.agent.label} to answer (relay {relay})...")
+        await anyio.sleep(5)
 
 
 async def _reach(session: _Session, workspace: Workspace) -> None:
