@@ -58,3 +58,20 @@ def test_in_ci_a_foreign_judge_may_not_be_missing(tmp_path: Path) -> None:
         "FAILED": {"foreign"},
         "ERROR": {"netns", "module"},
     }
+
+
+def test_tests_on_real_programs_share_one_worker(tmp_path: Path) -> None:
+    """Spread over the workers they would disturb each other: load, names of interfaces, ports."""
+    (tmp_path / "pytest.ini").write_text(CONFIG, "utf-8")
+    (tmp_path / "conftest.py").write_text((ROOT / "conftest.py").read_text("utf-8"), "utf-8")
+    for number, mark in enumerate(["foreign", "netns", "slow"] * 3):
+        body = f"import pytest\n@pytest.mark.{mark}\ndef test(worker_id): print('ran on', worker_id)\n"
+        (tmp_path / f"test_{number}.py").write_text(body, "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadgroup", "-rP", "-p", "no:cacheprovider", "."],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    ran = [line for line in done.stdout.splitlines() if line.startswith("ran on gw")]
+    assert (len(ran), len(set(ran))) == (9, 1), done.stdout

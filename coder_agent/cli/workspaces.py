@@ -44,7 +44,7 @@ def create(
         return
     note(f"Workspace {wanted} is registered. On its machine, run:\n")
     print(line)
-    note("\nThen `coder ping` and `coder speedtest` reach it. The token is not shown again.")
+    note(f"\nThen `coder ping {name}` and `coder speedtest {name}` reach it. The token is not shown again.")
 
 
 async def _create(api: ApiClient, wanted: WorkspaceName, agent: str) -> dict[str, Any]:

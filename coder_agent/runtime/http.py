@@ -217,7 +217,8 @@ def api_error(url: str, response: HttpResponse) -> ApiError | Unauthenticated | 
         if isinstance(v, Mapping)
     )
     if validations:
-        message += ": " + "; ".join(f"{field}: {detail}" for field, detail in validations)
+        # Not "field: detail": what follows `password:` is starred out wherever it is printed.
+        message = message.rstrip(".") + ": " + "; ".join(f"{text.rstrip('.')} ({field})" for field, text in validations)
     return ApiError(message, status=response.status, detail=str(document.get("detail") or ""), validations=validations)
 
 

@@ -87,20 +87,21 @@ def start_wireguard_go(
     host: Host, directory: Path, private: NodePrivate, peer: NodePrivate, psk: bytes, endpoint: str
 ) -> int:
     """wireguard-go on `host`, which gets the inner address; returns its UDP port."""
-    host.spawn("wireguard-go", "-f", "wg0")
+    device = f"wgt{os.getpid()}"  # its control socket lies in /run/wireguard, which namespaces share
+    host.spawn("wireguard-go", "-f", device)
     deadline = time.monotonic() + PATIENCE
-    while host.try_run("wg", "show", "wg0").returncode != 0:
+    while host.try_run("wg", "show", device).returncode != 0:
         assert time.monotonic() < deadline, "wireguard-go did not start"
     for name, secret in (("key", private.secret), ("psk", psk)):
         (directory / name).write_text(base64.b64encode(secret).decode())
     public = base64.b64encode(peer.public().raw).decode()
     host.run(
-        "wg", "set", "wg0", "private-key", str(directory / "key"), "peer", public, "preshared-key",
+        "wg", "set", device, "private-key", str(directory / "key"), "peer", public, "preshared-key",
         str(directory / "psk"), "endpoint", endpoint, "allowed-ips", f"{OURS}/128",
     )  # fmt: skip
-    host.run("ip", "address", "add", f"{THEIRS}/64", "dev", "wg0", "nodad")
-    host.run("ip", "link", "set", "wg0", "mtu", "1280", "up")
-    return int(host.run("wg", "show", "wg0", "listen-port"))
+    host.run("ip", "address", "add", f"{THEIRS}/64", "dev", device, "nodad")
+    host.run("ip", "link", "set", device, "mtu", "1280", "up")
+    return int(host.run("wg", "show", device, "listen-port"))
 
 
 def iperf(host: Host, address: str, port: int, *options: str) -> float:

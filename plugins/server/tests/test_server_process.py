@@ -134,7 +134,7 @@ async def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
         (["--http-address", "nonsense"], "http_address"),
         (["--tls-cert-file", "x"], "tls_key_file"),
         (["--derp-server-region-id", "0"], "derp_server_region_id"),
-        (["--no-derp-server-enable"], "no relay"),
+        (["--no-derp-server-enable", "--http-address", "127.0.0.1:0"], "no relay"),
     ],
 )
 async def test_wrong_options_are_one_line(tmp_path: Path, args: list[str], named: str) -> None:

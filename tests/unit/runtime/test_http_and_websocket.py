@@ -149,7 +149,7 @@ async def test_error_documents_become_exceptions() -> None:
         error = await error_of(f"http://127.0.0.1:{port}")
     assert isinstance(error, ApiError)
     assert (error.status, error.detail, error.validations) == (400, "why", (("name", "too long"),))
-    assert error.message == "Validation failed.: name: too long"
+    assert error.message == "Validation failed: too long (name)"
 
 
 async def test_a_missing_login_suggests_one() -> None:
