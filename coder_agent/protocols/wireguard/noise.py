@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-
 from . import primitives as crypto
 from .messages import Initiation, Response
 
@@ -40,7 +38,7 @@ class Identity:
     __slots__ = ("private", "public")
 
     def __init__(self, raw: bytes) -> None:
-        self.private = crypto.private_key(raw)
+        self.private = raw
         self.public = crypto.public_bytes(self.private)
 
 
@@ -102,7 +100,7 @@ class InitiationCreated:
 
     index: int
     identity: Identity = field(repr=False)
-    ephemeral: X25519PrivateKey = field(repr=False)
+    ephemeral: bytes = field(repr=False)
     transcript: _Transcript = field(repr=False)
 
     def consume(self, response: Response, psk: bytes) -> TransportKeys:
@@ -123,13 +121,12 @@ def create_initiation(
 
     Raises HandshakeRefused if `remote` is a low-order point.
     """
-    private = crypto.private_key(ephemeral)
-    public = crypto.public_bytes(private)
+    public = crypto.public_bytes(ephemeral)
     t = _begin(remote)
     t.mix_ephemeral(public)
-    static = t.seal(t.mix_key(crypto.shared_secret(private, remote)), identity.public)
+    static = t.seal(t.mix_key(crypto.shared_secret(ephemeral, remote)), identity.public)
     timestamp = t.seal(t.mix_key(static_static), stamp)
-    return Initiation(index, public, static, timestamp), InitiationCreated(index, identity, private, t)
+    return Initiation(index, public, static, timestamp), InitiationCreated(index, identity, ephemeral, t)
 
 
 # ---------------------------------------------------------------- responder
@@ -161,12 +158,11 @@ class InitiationConsumed:
 
     def respond(self, psk: bytes, ephemeral: bytes, index: int) -> tuple[Response, TransportKeys]:
         """Message 2 and the keys. Raises HandshakeRefused if the initiator's keys are low-order points."""
-        private = crypto.private_key(ephemeral)
-        public = crypto.public_bytes(private)
+        public = crypto.public_bytes(ephemeral)
         t = self.transcript.copy()
         t.mix_ephemeral(public)
-        t.mix_chain(crypto.shared_secret(private, self.message.ephemeral))
-        t.mix_chain(crypto.shared_secret(private, self.static))
+        t.mix_chain(crypto.shared_secret(ephemeral, self.message.ephemeral))
+        t.mix_chain(crypto.shared_secret(ephemeral, self.static))
         empty = t.seal(t.mix_psk(psk), b"")
         receive, send = t.split()
         return Response(index, self.message.sender, public, empty), TransportKeys(send, receive)

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from operator import length_hint
 from typing import NamedTuple
 
-from cryptography.exceptions import InvalidTag
-
+from ...base.buffers import reserve
 from ...base.burst import Burst
 from ..effects import Dropped
 from .columns import RUN_MAX, RUN_MIN, Columns, Nonces, ScalarColumns, VectorColumns
@@ -102,7 +101,7 @@ class Opener:
     def __init__(self, backend: type[ScalarColumns] | type[VectorColumns]) -> None:
         self._backend = backend
         self._nonces = Nonces()
-        self._plain = memoryview(bytearray(SCRATCH_SIZE))
+        self._plain = reserve(SCRATCH_SIZE)
         self._used = 0
         self._views: dict[tuple[int, int, int, int], _Rows] = {}
 
@@ -113,7 +112,7 @@ class Opener:
         """
         self._used = 0
         if burst.size_bytes > len(self._plain):
-            self._plain = memoryview(bytearray(burst.size_bytes))
+            self._plain = reserve(burst.size_bytes)
             self._views.clear()
         start = 0
         if RUN_MIN <= burst.count <= RUN_MAX:
@@ -161,14 +160,14 @@ class Opener:
         try:
             for nonce, sealed, plain in rows:
                 decrypt(nonce, sealed, None, plain)
-        except InvalidTag:
+        except keypair.forged:
             return full - length_hint(rows) - 1
         if full < burst.count:
             start = full * (burst.length - OVERHEAD)
             plain = self._plain[start : start + burst.last - OVERHEAD]
             try:
                 decrypt(self._nonces.rows[full], burst.row(full)[HEADER_SIZE:], None, plain)
-            except InvalidTag:
+            except keypair.forged:
                 return full
         return burst.count
 
@@ -242,7 +241,7 @@ class Opener:
         end = self._used + len(sealed) - TAG_SIZE
         try:
             keypair.decrypt((counter << 32).to_bytes(12, "little"), sealed, None, self._plain[self._used : end])
-        except InvalidTag:
+        except keypair.forged:
             return "bad-tag"
         replay.mark(counter)
         self._used = end

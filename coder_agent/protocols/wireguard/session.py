@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-
 from .messages import TRANSPORT
 from .noise import TransportKeys
 from .replay import REJECT_AFTER_MESSAGES, ReplayWindow
@@ -29,9 +27,11 @@ REJECT_AFTER_TIME − KEEPALIVE_TIMEOUT − REKEY_TIMEOUT. Seconds."""
 
 class Keypair:
     """The keys of one session and what their use so far allows. `word` is the first eight bytes of every header we
-    send under it (type ‖ receiver index), as a little-endian number."""
+    send under it (type ‖ receiver index), as a little-endian number. `decrypt` raises `forged` for a wrong tag."""
 
-    __slots__ = ("owner", "index", "word", "encrypt", "decrypt", "created", "is_initiator", "counter", "replay")
+    __slots__ = (
+        "owner", "index", "word", "encrypt", "decrypt", "forged", "created", "is_initiator", "counter", "replay"
+    )  # fmt: skip
 
     def __init__(
         self, owner: Peer, keys: TransportKeys, index: int, remote_index: int, *, is_initiator: bool, now: float
@@ -39,9 +39,14 @@ class Keypair:
         self.owner = owner
         self.index = index
         self.word = TRANSPORT | remote_index << 32
+        # Here, not above: a node without a peer does without OpenSSL.
+        from cryptography.exceptions import InvalidTag
+        from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
         # One AEAD object per key for its whole life: making one per packet doubles the cost of sealing.
         self.encrypt = ChaCha20Poly1305(keys.send).encrypt_into
         self.decrypt = ChaCha20Poly1305(keys.receive).decrypt_into
+        self.forged: type[Exception] = InvalidTag
         self.created = now
         self.is_initiator = is_initiator
         self.counter = 0

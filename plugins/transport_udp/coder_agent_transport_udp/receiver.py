@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Callable
 
+from coder_agent.base.buffers import reserve
 from coder_agent.base.burst import Burst
 from coder_agent.base.paths import UdpPath
 
@@ -50,7 +51,7 @@ class Receiver:
         self._book = book
         self._counters = counters
         self._read = self._read_bulk if gro else self._read_single
-        self._view = memoryview(bytearray(BUFFER_BYTES))
+        self._view = reserve(BUFFER_BYTES)
         self._closed = False
         # The run being stacked: `_rows` packets of `_stride` bytes from `_source` at `_base`; the next read goes to
         # `_offset`. `_stride` 0 = no run, which no packet continues.

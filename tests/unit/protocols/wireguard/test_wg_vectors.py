@@ -24,7 +24,7 @@ from coder_agent.protocols.wireguard.messages import (
     parse_initiation,
     parse_response,
 )
-from coder_agent.protocols.wireguard.primitives import next_stamp, tai64n
+from coder_agent.protocols.wireguard.primitives import next_stamp, shared_secret, tai64n
 
 SI = "f095cccf1acb50d7264c24df1872cc09a85df1b64681bbfad49b55d03be06b54"
 SI_PUBLIC = "6bc046129e3e7b736761a67a42898d9b3481423894defa692ffcb2869eb26953"
@@ -75,7 +75,7 @@ def test_initial_chain_and_hash() -> None:
 
 def test_handshake_states_byte_by_byte() -> None:
     initiator, responder = noise.Identity(bytes.fromhex(SI)), noise.Identity(bytes.fromhex(SR))
-    static_static = initiator.private.exchange(responder.private.public_key())
+    static_static = shared_secret(initiator.private, responder.public)
     message, created = noise.create_initiation(
         initiator, responder.public, static_static, bytes.fromhex(EI), 0x11223344, STAMP
     )
