@@ -121,6 +121,25 @@ def test_a_cut_direct_path_is_relayed_within_7_s_and_comes_back(apart: Deploymen
     assert transfer.wait() == 0
 
 
+def test_an_agent_whose_machine_vanished_is_named_with_the_time_it_went(apart: Deployment) -> None:
+    """Nobody closes a connection: the server must find out by itself, and the user hears it from the server."""
+    dev = apart.create("dev")
+    apart.start_agent(dev)
+    speedtest = apart.start(apart.user, "coder", "speedtest", "dev", "-t", "5m", "--direction", "up")
+    speedtest.wait_for(r"^1\.0")
+    workspace_host(apart).run("sh", "-c", "ip link set $(ls /sys/class/net | grep -v lo) down")
+    assert speedtest.wait(60) == 1
+    speedtest.wait_for(r"^error: workspace alice/dev: its agent is not connected since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
+    assert "Traceback" not in speedtest.output
+    ping = apart.user.coder("ping", dev.name, "-n", "1")
+    assert ping.code == 1
+    assert ping.err.startswith("error: workspace alice/dev: its agent is not connected since ")
+
+    workspace_host(apart).run("sh", "-c", "ip link set $(ls /sys/class/net | grep -v lo) up")
+    apart.wait_status(dev, "connected", 60)
+    assert apart.user.coder("ping", dev.name, "-n", "1").code == 0
+
+
 def start_transfer(place: Deployment, dev: Registered, direction: str, size: int) -> Program:
     """A direct transfer that takes 40 s on any machine."""
     server = place.start(place.workspace, sys.executable, str(PROGRAMS / "bytes_server.py"))
