@@ -60,4 +60,4 @@ def _cpu_seconds(process: Path) -> float:
 
 def _resident_mb(process: Path) -> float:
     lines = (process / "status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1e3
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) * 1024 / 1e6

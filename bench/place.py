@@ -23,6 +23,7 @@ from coder_agent.testing.netns import Host, Lab
 from coder_agent.testing.processes import Program, run_program
 
 BIN = Path(sys.executable).parent
+TUN = "bench0"
 PATIENCE = 30.0
 """Seconds to wait for a process to be ready."""
 
@@ -73,6 +74,20 @@ class Place:
     def join(self) -> None:
         """One Ethernet with an MTU of 1500."""
         self._lab.switch(self.workspace, self.user)
+
+    def join_badly(self, loss: str, duplicate: str, reorder: str) -> None:
+        """A link through a process that spoils it: probabilities per packet (programs/lossy_link.py)."""
+        if not Path("/dev/net/tun").exists():
+            raise Unavailable("there is no /dev/net/tun")
+        hosts = self.workspace, self.user
+        for number, host in enumerate(hosts, 1):
+            host.run("ip", "tuntap", "add", "dev", TUN, "mode", "tun")
+            host.address4 = f"10.78.0.{number}"
+            host.run("ip", "address", "add", f"{host.address4}/24", "dev", TUN)
+            host.run("ip", "link", "set", TUN, "txqueuelen", "10000", "up")
+        names = (host.name for host in hosts)
+        link = run_program(*self.program("lossy_link", *names, TUN, loss, duplicate, reorder, "1"))
+        self._exits.enter_context(link).event("ready")
 
     def start(self, config: str = "") -> None:
         """Start server and agent, and register the user. `config`: TOML for agent and user besides what they need."""
