@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from .cli.context import Cli
-from .cli.output import note
 from .client import ClientConfig, Workspace, open_workspace
 from .compose import node_config
 from .workspace_name import WorkspaceName
@@ -42,11 +41,14 @@ async def connect(
         "disable_direct_connections": not direct,
         "only_plugin": plugins,
     }
-    config = client_config(Cli("coder", flags), say=lambda message: None)  # a library does not talk
+    config = client_config(Cli("coder", flags))
     async with open_workspace(config, WorkspaceName.parse(workspace)) as opened:
         yield opened
 
 
-def client_config(cli: Cli, *, say: Callable[[str], None] = note) -> ClientConfig:
-    """What a command's context says about server, credentials and node. Raises ConfigError, PluginError."""
+def client_config(cli: Cli, *, say: Callable[[str], None] = lambda message: None) -> ClientConfig:
+    """What a command's context says about server, credentials and node; `say` is told what takes long.
+
+    Raises: ConfigError, PluginError.
+    """
     return ClientConfig(cli.url(), cli.token(), node_config(cli.host, cli.settings, cli.dial_options()), say)

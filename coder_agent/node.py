@@ -170,6 +170,10 @@ class TailnetNode:
         """Does our NAT give each destination another port? None: not known."""
         return self._hub.mapping_varies if self._hub is not None else None
 
+    def counters(self) -> dict[str, int]:
+        """What was sent, received and dropped (by reason) since the start. Also logged at the end, at level debug."""
+        return self.engine.all_counters()
+
     def set_tap(self, tap: Tap | None) -> None:
         """Capture inner packets and disco messages (costs speed: every packet is copied)."""
         self.engine.tap = tap
@@ -473,6 +477,7 @@ class TailnetNode:
                 exits.callback(self.engine.reset_all)
                 self._tasks = await exits.enter_async_context(background())
                 exits.callback(self._stop_home_timer)
+                exits.callback(lambda: log.debug("counters: %s", self.engine.all_counters()))
                 self._start_hub(self._tasks)
                 yield self
                 await self.drain()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -37,6 +37,9 @@ keepalives and the rest of one flush can add to it."""
 
 PATHLESS_BURSTS = 4
 """Sealed bursts kept, newest first to stay, for a peer that no path to is known: a handshake and the first data."""
+
+BUGS_LOGGED = 1
+"""Tracebacks of failures on the receiving path: strangers can make packets as fast as they like."""
 
 
 class Timer(Protocol):
@@ -109,7 +112,14 @@ class Engine:
 
     def on_burst(self, burst: Burst, path: Path) -> None:
         """One received burst; almost always all of one kind."""
-        now = self._scheduler.time()
+        try:
+            self._receive(burst, path, self._scheduler.time())
+        except Exception:  # a bug of ours: it costs this burst, not the socket or relay connection that brought it
+            self.counters["bugs"] += 1
+            if self.counters["bugs"] <= BUGS_LOGGED:
+                log.exception("a received burst could not be handled; from here on only counted")
+
+    def _receive(self, burst: Burst, path: Path, now: float) -> None:
         if classify_burst(burst) is PacketKind.WIREGUARD:
             self._receive_wireguard(burst, path, now)
             return
@@ -183,6 +193,19 @@ class Engine:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def all_counters(self) -> dict[str, int]:
+        """What was dropped, and how often: of the engine, its cores and its transports. Names are stable."""
+        groups: dict[str, Mapping[str, int]] = {
+            "engine": self.counters,
+            "wireguard": self.device.counters,
+            "netstack": self.stack.counters,
+            "magicsock": self.magicsock.counters,
+        }
+        for transport in (self.direct, self.relay):
+            if transport is not None:
+                groups[transport.name] = transport.stats()
+        return {f"{group}.{name}": count for group, some in groups.items() for name, count in some.items() if count}
 
     def forget_peer(self, peer: NodePublic) -> None:
         """Drop what is kept for a removed peer."""

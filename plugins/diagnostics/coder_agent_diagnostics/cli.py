@@ -62,7 +62,7 @@ def ping(
         verbose=cli.verbose,
         table=output is Output.TABLE,
     )
-    run = _Run(client_config(cli), options)
+    run = _Run(client_config(cli, say=note), options)
     anyio.run(run.run)
     if output is Output.JSON:
         print_json({"workspace": workspace, "pongs": run.pongs, "summary": run.summary.document()})

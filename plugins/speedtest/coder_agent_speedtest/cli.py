@@ -63,7 +63,7 @@ def speedtest(
         )
     way = Direction.DOWNLOAD if direction is Way.DOWN else Direction.UPLOAD
     request = Request(way, parse_duration(duration))
-    test = _Test(client_config(cli), WorkspaceName.parse(workspace), request, direct, pcap_file)
+    test = _Test(client_config(cli, say=note), WorkspaceName.parse(workspace), request, direct, pcap_file)
     report = _print_row if output is Output.TABLE else None
     total, rows = anyio.run(test.run, report)
     if output is Output.TABLE:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from coder_agent.base.addresses import AddrPort
 from coder_agent.base.burst import Burst
-from coder_agent.base.paths import Path
+from coder_agent.base.paths import Path, UdpPath
 from coder_agent.protocols.netstack.listening import SynRequest
 from coder_agent.runtime.engine import PENDING_PER_PEER
 from coder_agent.testing.virtual_network import VirtualNode, World, _MemoryTransport
@@ -129,3 +131,20 @@ def test_another_peer_is_not_held_up() -> None:
     to_c = stream(world, a, c, 1 << 20)
     assert world.run(5, lambda: to_c() == 1 << 20)
     assert to_b() < 1 << 20
+
+
+def test_a_bug_on_the_receiving_path_costs_one_burst_and_one_traceback(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    world, a, _, _ = setup()
+
+    def explode(*args: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(a.engine.device, "receive", explode)
+    for _ in range(3):
+        a.engine.on_burst(Burst.of(b"\x04\0\0\0" + bytes(60)), UdpPath(a.endpoint))
+    assert world.now == 0
+    assert a.engine.counters["bugs"] == 3
+    assert caplog.text.count("ZeroDivisionError: a bug") == 1
+    assert a.engine.all_counters()["engine.bugs"] == 3
