@@ -52,7 +52,7 @@ ROOMS: dict[str, Room] = {
     "compose": room("errors hooks node", "plugins and settings in, a node's configuration out"),
     "agent": room(f"{CORES} hooks runtime {ROOTS} __version__", "a composition root"),
     "client": room(f"{CORES} hooks runtime {ROOTS} __version__", "a composition root"),
-    "api": room(f"errors base hooks {ROOTS} cli.context cli.output", "one call: the user's configuration is the command line's"),
+    "api": room(f"errors base hooks {ROOTS} cli.context", "one call: the user's configuration is the command line's"),
     "blocking": room(f"{CORES} runtime.streams {ROOTS}", "the client again, for code without an event loop"),
     "cli": room(
         f"errors base hooks {ROOTS} runtime.http runtime.agent_link __version__",
