@@ -96,19 +96,28 @@ class Sender:
         return True
 
     def _send_rows(self, burst: Burst, first: int, sockaddr: SockAddr, path: UdpPath) -> bool:
-        sendto, counters = self._sock.sendto, self._counters
-        for index in range(first, burst.count):
-            try:
-                counters.tx_bytes += sendto(burst.row(index), sockaddr)
-            except (BlockingIOError, InterruptedError):
-                return self._full(burst, index, sockaddr, path)
-            except OSError as error:
-                if error.errno != errno.EMSGSIZE:
-                    return self._lost(error, burst.count - index, path)
-                counters.tx_lost_too_big += 1  # a shorter last row may still fit
-                continue
-            counters.tx_calls += 1
-            counters.tx_packets += 1
+        """A call per packet. Slices and counters are written out here: they cost a tenth of the call."""
+        sendto, view, length = self._sock.sendto, burst.buffer, burst.length
+        final = burst.count - 1
+        at = burst.base + first * burst.stride
+        sent_packets = sent_bytes = 0
+        try:
+            for index in range(first, burst.count):
+                end = at + (length if index < final else burst.last)
+                try:
+                    sent_bytes += sendto(view[at:end], sockaddr)
+                    sent_packets += 1
+                except (BlockingIOError, InterruptedError):
+                    return self._full(burst, index, sockaddr, path)
+                except OSError as error:
+                    if error.errno != errno.EMSGSIZE:
+                        return self._lost(error, burst.count - index, path)
+                    self._counters.tx_lost_too_big += 1  # a shorter last row may still fit
+                at += burst.stride
+        finally:
+            self._counters.tx_calls += sent_packets
+            self._counters.tx_packets += sent_packets
+            self._counters.tx_bytes += sent_bytes
         return True
 
     def _full(self, burst: Burst, first: int, sockaddr: SockAddr, path: UdpPath) -> bool:
