@@ -466,6 +466,7 @@ async def answering(answer: bytes) -> AsyncIterator[AddrPort]:
         (b"\x00\x00\x12\x04\x00\x00\x00\x00\x00", True, "not HTTP/1.1"),
         (DerpRelay().upgrade_head() + b"\x01\0\0\0\x28" + b"x" * 40, False, "magic"),
     ],
+    ids=["busy", "nothing", "a page", "elsewhere", "not HTTP", "no magic"],  # the relay's key is another one each time
 )  # fmt: skip
 async def test_strange_answers_to_the_upgrade(answer: bytes, websocket: bool, words: str) -> None:
     async with answering(answer) as address, peer(plain_map(address), home=0) as a:
