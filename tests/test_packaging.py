@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import tomllib
 import venv
+import zipfile
 from importlib.metadata import entry_points, packages_distributions
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ def test_a_plugin_package_is_complete(plugin: Path) -> None:
     assert entry_point(plugin) == (plugin.name, f"coder_agent_{plugin.name}.plugin")
     assert (package / "py.typed").exists()
     assert len((plugin / "README.md").read_text("utf-8")) > 200
+    assert (plugin / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()  # hatchling takes it from here only
     assert list((plugin / "tests").rglob("test_*.py"))
 
 
@@ -100,6 +102,19 @@ def test_the_plugin_module_imports_nothing_heavy(plugin: Path) -> None:
     code = f"import sys, {value}; print(sorted(set({sorted(HEAVY)!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("folder", [ROOT, *PLUGINS], ids=lambda path: path.name)
+def test_the_wheel_holds_the_package_its_types_and_its_licence(folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    held = zipfile.ZipFile(wheel).namelist()
+    package = "coder_agent" if folder == ROOT else f"coder_agent_{folder.name}"
+    sources = {path.relative_to(folder).as_posix() for path in (folder / package).rglob("*.py")}
+    assert {name for name in held if name.endswith(".py")} == sources
+    assert f"{package}/py.typed" in held
+    assert f"{package}-{project(folder)['version']}.dist-info/licenses/LICENSE" in held
 
 
 def _normal(name: str) -> str:
