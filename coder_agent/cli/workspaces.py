@@ -102,8 +102,9 @@ def delete(
     api = _api(ctx.obj)
     workspace = anyio.run(_find, api, wanted)
     label = f"{workspace['owner_name']}/{workspace['name']}"
-    if not yes:
-        typer.confirm(f"Remove {label}?", abort=True, err=True)
+    if not yes and not typer.confirm(f"Remove {label}?", err=True):
+        note(f"Workspace {label} stays.")
+        raise typer.Exit(1)
     anyio.run(api.delete, f"/api/v2/workspaces/{workspace['id']}")
     if output is Output.JSON:
         print_json({"id": workspace["id"], "deleted": label})

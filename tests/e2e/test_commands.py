@@ -37,6 +37,16 @@ def dev(place: Deployment) -> Registered:
     return workspace
 
 
+def test_delete_asks_first(place: Deployment) -> None:
+    workspace = place.create("doomed")
+    kept = place.user.run("coder", "delete", workspace.name, stdin="n\n")
+    assert (kept.code, kept.out.strip()) == (1, "")
+    assert "stays" in kept.err
+    assert place.status(workspace.name) == "connecting"
+    gone = place.user.run("coder", "delete", workspace.name, stdin="y\n")
+    assert (gone.code, gone.out.strip()) == (0, "Workspace alice/doomed is removed.")
+
+
 # ---------------------------------------------------------------- for programs
 
 
