@@ -102,17 +102,14 @@ class Place:
         address = self.workspace.address4
         self.url = f"https://{address}:3443"
         self._make_certificate(address)
-        self._exits.enter_context(
-            run_program(
-                str(BIN / "coder"), "server", "--http-address", "", "--tls-enable", "--tls-address", f"{address}:3443",
-                "--tls-cert-file", str(self.directory / "server.pem"),
-                "--tls-key-file", str(self.directory / "key.pem"),
-                "--access-url", self.url, "--data-dir", str(self.directory / "data"),
-                "--stun-address", f"{address}:3478", host=self.workspace, env=self.environment("server"),
-            )
+        server = run_program(
+            str(BIN / "coder"), "server", "--http-address", "", "--tls-enable", "--tls-address", f"{address}:3443",
+            "--tls-cert-file", str(self.directory / "server.pem"),
+            "--tls-key-file", str(self.directory / "key.pem"),
+            "--access-url", self.url, "--data-dir", str(self.directory / "data"),
+            "--stun-address", f"{address}:3478", host=self.workspace, env=self.environment("server"),
         )  # fmt: skip
-        health = ("curl", "-sfk", f"{self.url}/healthz")
-        wait_until(lambda: self.user.try_run(*health).returncode == 0, "the server answers")
+        self._exits.enter_context(server).wait_for(r"Started \S+ listener at")
         self.coder(
             "login", self.url, "--first-user-username", "bench", "--first-user-email", "bench@example.com",
             "--first-user-password", "only-for-the-bench",
