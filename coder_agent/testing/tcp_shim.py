@@ -64,6 +64,12 @@ class TcpShim:
         self._listener.close()
         self.cut()
 
+    @property
+    def connections(self) -> int:
+        """How many run through it now."""
+        with self._lock:
+            return len(self._links)
+
     def cut(self, beginning: bytes = b"") -> int:
         """Reset all connections whose first bytes contain `beginning`; returns how many there were."""
         with self._lock:

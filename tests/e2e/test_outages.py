@@ -121,6 +121,7 @@ def test_a_transfer_survives_when_everything_through_a_middlebox_is_cut(
         transfer = start_transfer(place, dev, bytes_port, "get", "--relayed", "--size", str(SIZE), "--pace", str(PACE))
         for share in range(1, 6):
             wait_bytes(transfer, share * EARLY)
+            until("control and relay are both back", lambda: shim.connections >= 2)
             assert shim.cut() >= 2
         check_done(transfer)
 
