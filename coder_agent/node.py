@@ -324,12 +324,12 @@ class TailnetNode:
     async def ping_tunnel(self, address: IPv6Address, *, timeout: float = 5.0) -> Pong:
         """A TSMP ping through the tunnel itself: proves that the peer can be reached. Raises PeerUnreachable."""
         data = os.urandom(8)
-        started = self.engine.now()
         waiter = self._tunnel_pongs[data] = asyncio.get_running_loop().create_future()
         try:
-            self.engine.stack.tsmp_ping(address, data, started)
-            self.engine.kick()
             with anyio.fail_after(timeout):
+                started = self.engine.now()
+                self.engine.stack.tsmp_ping(address, data, started)
+                self.engine.flush()
                 return Pong(await waiter - started)
         except TimeoutError:
             raise PeerUnreachable(f"no answer through the tunnel within {timeout:g} s") from None

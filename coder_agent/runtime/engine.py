@@ -3,7 +3,7 @@ transports, UDP and DERP) on the event loop's thread. It decides nothing: which 
 by cores; the engine only carries effects out.
 
 One wake-up of a transport runs like this: up to 8 `on_burst` (decrypt, feed TCP), one `on_drained` (wake the
-application), the application's turn, one `_flush` (ACKs ride on data, ≤ 16 bursts out), one re-armed timer.
+application), the application's turn, one `flush` (ACKs ride on data, ≤ 16 bursts out), one re-armed timer.
 """
 
 from __future__ import annotations
@@ -115,9 +115,7 @@ class Engine:
         try:
             self._receive(burst, path, self._scheduler.time())
         except Exception:  # a bug of ours: it costs this burst, not the socket or relay connection that brought it
-            self.counters["bugs"] += 1
-            if self.counters["bugs"] <= BUGS_LOGGED:
-                log.exception("a received burst could not be handled; from here on only counted")
+            self._count_bug("a received burst could not be handled")
 
     def _receive(self, burst: Burst, path: Path, now: float) -> None:
         if classify_burst(burst) is PacketKind.WIREGUARD:
@@ -130,9 +128,20 @@ class Engine:
                 self._receive_control(bytes(row), path, now)
 
     def on_drained(self) -> None:
-        """A transport's wake-up is over: the application runs first, so that its answer carries the ACK."""
-        self._wake_streams()
-        self.kick()
+        """A transport's wake-up is over: the application runs first, so that its answer carries the ACK. If there is
+        nothing for it (ACKs, pings), a turn of the loop is saved, some 30 µs."""
+        if self._wake_streams():
+            self.kick()
+            return
+        try:
+            self.flush()
+        except Exception:  # as in on_burst
+            self._count_bug("nothing could be sent after a wake-up")
+
+    def _count_bug(self, what: str) -> None:
+        self.counters["bugs"] += 1
+        if self.counters["bugs"] <= BUGS_LOGGED:
+            log.exception("%s; from here on only counted", what)
 
     def on_writable(self, transport: Transport) -> None:
         """Send what was kept for peers blocked on `transport`; those that are through may send again."""
@@ -169,7 +178,7 @@ class Engine:
         """Something may have to be sent: flush once, at the end of this turn of the loop."""
         if not self._flush_due and not self._closed:
             self._flush_due = True
-            self._scheduler.call_soon(self._flush)
+            self._scheduler.call_soon(self.flush)
 
     def apply(self, effects: Iterable[object]) -> None:
         """Carry out effects of a core that the node called itself (magicsock or device)."""
@@ -185,7 +194,7 @@ class Engine:
         now = self._scheduler.time()
         for connection in self.stack.connections():
             connection.abort(now)
-        self._flush()
+        self.flush()
 
     def stop(self) -> None:
         """No timer and no flush will run any more."""
@@ -279,8 +288,9 @@ class Engine:
 
     # ------------------------------------------------------------ sending
 
-    def _flush(self) -> None:
-        """Let TCP send what it has, at most BURSTS_PER_TURN bursts, then re-arm the timer."""
+    def flush(self) -> None:
+        """Let TCP send what it has, at most BURSTS_PER_TURN bursts, then re-arm the timer. `kick` is nearly always the
+        better call: this one is for what cannot wait for the end of the turn."""
         self._flush_due = False
         if self._closed:
             return
@@ -384,14 +394,17 @@ class Engine:
         if due is not None and due <= now:
             self.stack.on_timer(now)
         self._wake_streams()
-        self._flush()
+        self.flush()
 
     # ------------------------------------------------------------ application side
 
-    def _wake_streams(self) -> None:
-        for connection in self.stack.woken():
+    def _wake_streams(self) -> bool:
+        """Tell streams that have news; True if there were any."""
+        woken = self.stack.woken()
+        for connection in woken:
             if callable(connection.user):
                 connection.user()
+        return bool(woken)
 
     def _capture(self, direction: str, burst: Burst) -> None:
         assert self.tap is not None

@@ -81,6 +81,22 @@ def test_a_clean_path_carries_every_byte_once_and_goes_direct_at_once() -> None:
     assert transfer.connection.info()["retransmits"] == 0
 
 
+def test_what_concerns_no_stream_is_answered_before_the_wake_up_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, a, b = pair()
+    transfer = Transfer(world, a, b, 1000)
+    assert world.run(5, lambda: transfer.is_done)
+    world.run(1)
+    pongs: list[bytes] = []
+    turns: list[bool] = []
+    a.engine.stack.on_tsmp_pong = lambda remote, data, port: pongs.append(data)
+    monkeypatch.setattr(b.engine, "kick", lambda: turns.append(True))
+    a.engine.stack.tsmp_ping(b.address, b"12345678", world.now)
+    a.engine.flush()
+    assert world.run(1, lambda: bool(pongs))
+    assert pongs == [b"12345678"]
+    assert not turns
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_loss_reordering_and_duplicates_cost_time_but_no_byte(seed: int) -> None:
     world, a, b = pair(Link(loss=0.02, duplicate=0.02, jitter=0.003), seed=seed)
