@@ -44,7 +44,7 @@ def classify_burst(burst: Burst) -> PacketKind | None:
     The kernel coalesces datagrams of one sender by size alone, so a ping may sit amid data. The first bytes of all
     rows are one strided slice; transport data (type 4) is the only kind that begins so.
     """
-    if burst.count == 1:
+    if burst.count == 1 or not burst.stride:  # stride 0: all rows are empty
         return classify(burst.row(0))
     end = burst.base + (burst.count - 1) * burst.stride + 1
     if bytes(burst.buffer[burst.base : end : burst.stride]).count(_TRANSPORT) == burst.count:

@@ -35,6 +35,7 @@ _LAST_START = BUFFER_BYTES - DATAGRAM_ROOM
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4) if hasattr(socket, "CMSG_SPACE") else 0
 _CUT_OFF = getattr(socket, "MSG_TRUNC", 0) | getattr(socket, "MSG_CTRUNC", 0)
 _NOBODY: SockAddr = ("", 0)
+_NO_RUN = -1
 
 Deliver = Callable[[Burst, UdpPath], None]
 """`PacketSink.on_burst`."""
@@ -54,8 +55,9 @@ class Receiver:
         self._view = reserve(BUFFER_BYTES)
         self._closed = False
         # The run being stacked: `_rows` packets of `_stride` bytes from `_source` at `_base`; the next read goes to
-        # `_offset`. `_stride` 0 = no run, which no packet continues.
-        self._base = self._offset = self._stride = self._rows = 0
+        # `_offset`. `_NO_RUN` is a stride that no packet continues; 0 would be continued by an empty one.
+        self._base = self._offset = self._rows = 0
+        self._stride = _NO_RUN
         self._source: SockAddr = _NOBODY
 
     def close(self) -> None:
@@ -117,7 +119,8 @@ class Receiver:
             stride = self._stride
             burst = Burst(self._view, self._base, stride, self._rows, stride, last or stride)
             self._hand_over(burst, self._source)
-        self._offset = self._stride = self._rows = 0
+        self._offset = self._rows = 0
+        self._stride = _NO_RUN
 
     def _hand_over(self, burst: Burst, source: SockAddr) -> None:
         counters = self._counters

@@ -195,13 +195,13 @@ def test_closing_from_inside_a_delivery_stops_at_once() -> None:
 
 @st.composite
 def reads(draw: st.DrawFn) -> list[Read | OSError]:
-    """Any mix of single datagrams and GRO reads of two senders."""
+    """Any mix of single datagrams, empty ones too, and GRO reads of two senders."""
     script: list[Read | OSError] = []
     for number in range(draw(st.integers(0, 60))):
         source = draw(st.sampled_from([A, B]))
-        size = draw(st.sampled_from([1, 4, 32, 32, 1312, 1312, 9000]))
-        count = draw(st.sampled_from([1, 1, 1, 2, 7]))
-        last = draw(st.integers(1, size))
+        size = draw(st.sampled_from([0, 1, 4, 32, 32, 1312, 1312, 9000]))
+        count = draw(st.sampled_from([1, 1, 1, 2, 7])) if size else 1
+        last = draw(st.integers(1, size)) if size else 0
         datagrams = [packet(number, size)] * (count - 1) + [packet(number, last if count > 1 else size)]
         script.append(Read(source, datagrams))
     return script
@@ -214,8 +214,10 @@ def test_whatever_arrives_is_delivered_in_order_and_under_its_senders_name(scrip
         for read in script
         if isinstance(read, Read)
         for datagram in read.datagrams
+        if datagram
     ]
     bench = Bench(script)
     assert bench.drain_all() == expected
     assert bench.counters.rx_packets == len(expected)
+    assert bench.counters.rx_empty == sum(isinstance(read, Read) and read.datagrams == [b""] for read in script)
     assert bench.counters.rx_bytes == sum(len(datagram) for datagram, _ in expected)

@@ -65,6 +65,10 @@ def test_a_burst_of_one_is_its_packet() -> None:
     assert classify_burst(burst(STUN)) is PacketKind.STUN
 
 
+def test_a_burst_of_empty_datagrams_is_nothing() -> None:
+    assert classify_burst(burst(b"", b"", b"")) is PacketKind.OTHER
+
+
 @given(st.binary(max_size=80))
 def test_anything_has_a_kind(junk: bytes) -> None:
     assert isinstance(classify(junk), PacketKind)
