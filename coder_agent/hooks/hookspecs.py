@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # a plugin that only adds a command shall not pay for any of 
 
 @hookspec
 def coder_settings() -> Sequence[SettingsSpec]:
-    """Declare the plugin's own section ``[plugins.NAME]`` of the configuration."""
+    """Declare the plugin's own section `[plugins.NAME]` of the configuration."""
     raise NotImplementedError
 
 
@@ -46,7 +46,7 @@ def coder_commands() -> Sequence[CommandSpec]:
 
 @hookspec
 def coder_transports(settings: Settings) -> Sequence[TransportFactory]:
-    """Offer ways to carry ciphertext: of kind ``direct`` (UDP) or ``relay`` (DERP)."""
+    """Offer ways to carry ciphertext: of kind `direct` (UDP) or `relay` (DERP)."""
     raise NotImplementedError
 
 
