@@ -1,7 +1,7 @@
 """The unit of the data path: packets at equal stride in one buffer.
 
 One burst is what a UDP GSO send, a GRO receive, a run of equal DERP frames, or one turn of the TCP stack produces.
-Nothing on the data path is done per packet that can be done once per burst (docs/datapath.md).
+Nothing on the data path is done per packet that can be done once per burst (docs/benchmarks.md).
 """
 
 from __future__ import annotations
