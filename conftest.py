@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import hypothesis
@@ -19,6 +20,12 @@ hypothesis.settings.load_profile("house")
 
 SYSTEM_MARKERS = ("foreign", "netns", "slow")
 NEVER_SKIPPED_IN_CI = ("foreign", "netns")
+
+
+def pytest_configure() -> None:
+    """A shell lets what it starts in the background ignore Ctrl-C, and every program of the tests would inherit it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ SUITES = {
     "expected": "@pytest.mark.foreign\n@pytest.mark.xfail\ndef test(): assert False",
     "runs": "@pytest.mark.foreign\ndef test(): pass",
     "environment": "def test(): assert 'CODER_URL' not in os.environ",
+    "interrupt": "def test(): assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN",
 }
 
 
@@ -25,9 +26,19 @@ def outcomes(folder: Path, ci: str) -> dict[str, set[str]]:
     (folder / "pytest.ini").write_text(CONFIG, "utf-8")
     (folder / "conftest.py").write_text((ROOT / "conftest.py").read_text("utf-8"), "utf-8")
     for name, suite in SUITES.items():
-        (folder / f"test_{name}.py").write_text(f"import os, pytest\n{suite}\n", "utf-8")
+        (folder / f"test_{name}.py").write_text(f"import os, signal, pytest\n{suite}\n", "utf-8")
+    options = ["-q", "-rA", "-p", "no:cacheprovider", "--continue-on-collection-errors", "."]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", "--continue-on-collection-errors", "."],
+        [
+            "sh",
+            "-c",
+            "trap '' INT; exec \"$@\"",
+            "sh",
+            sys.executable,
+            "-m",
+            "pytest",
+            *options,
+        ],  # as in the background
         env={**os.environ, "CI": ci, "CODER_URL": "https://outside"},
         cwd=folder,
         capture_output=True,
@@ -44,7 +55,7 @@ def outcomes(folder: Path, ci: str) -> dict[str, set[str]]:
 
 def test_at_home_what_is_missing_is_skipped(tmp_path: Path) -> None:
     assert outcomes(tmp_path, ci="") == {
-        "PASSED": {"runs", "environment"},
+        "PASSED": {"runs", "environment", "interrupt"},
         "SKIPPED": {"foreign", "netns", "module", "plain"},
         "XFAIL": {"expected"},
     }
@@ -52,7 +63,7 @@ def test_at_home_what_is_missing_is_skipped(tmp_path: Path) -> None:
 
 def test_in_ci_a_foreign_judge_may_not_be_missing(tmp_path: Path) -> None:
     assert outcomes(tmp_path, ci="true") == {
-        "PASSED": {"runs", "environment"},
+        "PASSED": {"runs", "environment", "interrupt"},
         "SKIPPED": {"plain"},
         "XFAIL": {"expected"},
         "FAILED": {"foreign"},

@@ -153,6 +153,8 @@ async def _start_tls(stream: anyio.abc.ByteStream, endpoint: Endpoint, context: 
             hint="check the address; for a private certificate authority name its file: ca_file in [network] of the "
             "configuration, or SSL_CERT_FILE in the environment",
         ) from exc
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as exc:  # the latter is how Python 3.11.2 calls the former
+        raise _hung_up(endpoint) from exc
     except ssl.SSLError as exc:
         if exc.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNEXPECTED_MESSAGE"):
             raise TransportBroken(
@@ -160,10 +162,13 @@ async def _start_tls(stream: anyio.abc.ByteStream, endpoint: Endpoint, context: 
             ) from exc
         raise TransportBroken(f"TLS with {endpoint} failed: {exc.reason or exc}") from exc
     except (anyio.EndOfStream, anyio.BrokenResourceError, OSError) as exc:
-        raise TransportBroken(
-            f"{endpoint} closed the connection during the TLS handshake",
-            hint="check that the port is the one for https://",
-        ) from exc
+        raise _hung_up(endpoint) from exc
+
+
+def _hung_up(endpoint: Endpoint) -> TransportBroken:
+    return TransportBroken(
+        f"{endpoint} closed the connection during the TLS handshake", hint="check that the port is the one for https://"
+    )
 
 
 async def _wrap(stream: anyio.abc.ByteStream, host: str, context: ssl.SSLContext) -> anyio.abc.ByteStream:
