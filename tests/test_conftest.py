@@ -9,6 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = "[pytest]\nmarkers =\n    foreign: x\n    netns: x\n    slow: x\n    anyio: x\n"
+BACKGROUND = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+"""Runs a command as a shell does that ends its line with `&`."""
 SUITES = {
     "foreign": "@pytest.mark.foreign\ndef test(): pytest.skip('no wg')",
     "netns": "@pytest.mark.netns\n@pytest.mark.skipif(True, reason='no root')\ndef test(): pass",
@@ -29,16 +31,7 @@ def outcomes(folder: Path, ci: str) -> dict[str, set[str]]:
         (folder / f"test_{name}.py").write_text(f"import os, signal, pytest\n{suite}\n", "utf-8")
     options = ["-q", "-rA", "-p", "no:cacheprovider", "--continue-on-collection-errors", "."]
     done = subprocess.run(
-        [
-            "sh",
-            "-c",
-            "trap '' INT; exec \"$@\"",
-            "sh",
-            sys.executable,
-            "-m",
-            "pytest",
-            *options,
-        ],  # as in the background
+        [*BACKGROUND, sys.executable, "-m", "pytest", *options],
         env={**os.environ, "CI": ci, "CODER_URL": "https://outside"},
         cwd=folder,
         capture_output=True,
