@@ -31,7 +31,7 @@ from .runtime.streams import TunnelStream
 log = logging.getLogger(__name__)
 
 FIRST_FORWARDED_PORT = 9
-"""Ports below are services of the agent itself; all others are forwarded to loopback (coder.md §2.3)."""
+"""Ports below are services of the agent itself; all others are forwarded to loopback (coder tailnet/conn.go)."""
 LOOPBACK_TIMEOUT = 5.0
 """Seconds for a connection to a program on loopback: it either listens or it does not."""
 GOODBYE_TIMEOUT = 5.0
@@ -183,7 +183,7 @@ async def forward_to_loopback(node: TailnetNode, request: SynRequest) -> None:
 
 
 async def _dial_loopback(port: int) -> anyio.abc.SocketStream | None:
-    """IPv4 first, then IPv6: programs listen on either (coder.md §2.3)."""
+    """IPv4 first, then IPv6: programs listen on either (coder issue 12906)."""
     for host in ("127.0.0.1", "::1"):
         try:
             with anyio.fail_after(LOOPBACK_TIMEOUT):

@@ -248,7 +248,7 @@ class ClientConfig:
 
 
 def viewed_from(derp_map: DerpMap, url: str) -> DerpMap:
-    """A relay map whose embedded relay is where *we* reach the server (coder.md §3.5)."""
+    """A relay map whose embedded relay is where *we* reach the server (coder RewriteDERPMapDefaultRelay)."""
     parts = urlsplit(url)
     return rewrite_embedded(derp_map, parts.scheme, parts.hostname or "", parts.port)
 

@@ -97,7 +97,7 @@ class Forbidden(AuthError):
 
 
 class ApiError(CoderAgentError):
-    """The server answered a request with an error document (coder-api.md §0)."""
+    """The server answered a request with an error document (codersdk/client.go)."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Peers as a coder server tells of them: coordinator updates → peers of a node (coder.md §3.5).
+"""Peers as a coder server tells of them: coordinator updates → peers of a node (coder tailnet/configmaps.go).
 
 The server going away never costs a conversation: its peers become *lost*, keep their sessions, and are forgotten only
 15 minutes after their last WireGuard handshake.

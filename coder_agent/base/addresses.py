@@ -1,4 +1,4 @@
-"""Addresses: UDP endpoints, and the overlay addresses that nodes get from their UUIDs (coder.md §2.2)."""
+"""Addresses: UDP endpoints, and the overlay addresses that nodes get from their UUIDs (coder tailnet/conn.go)."""
 
 from __future__ import annotations
 
@@ -66,5 +66,5 @@ def overlay_address(prefix: bytes, uuid: UUID) -> IPv6Address:
 
 
 def node_id(uuid: UUID) -> int:
-    """The numeric node id: the last 8 bytes as big-endian int64, then its absolute value (coder-api.md §4)."""
+    """The numeric node id: the last 8 bytes as big-endian int64, then its absolute value (coder tailnet/conn.go)."""
     return abs(int.from_bytes(uuid.bytes[8:], "big", signed=True))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 EMBEDDED_REGION_ID = 999
-"""Region id of a coder server's own relay (coder.md §1.1)."""
+"""Region id of a coder server's own relay (coder's --derp-server-region-id)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Key types: one type per kind, so that a disco key can never be used where a node key belongs.
 
-Text forms (protocols/derp.md §1): ``nodekey:<64 hex>``, ``privkey:<64 hex>`` (node private), ``discokey:<64 hex>``.
+Text forms (tailscale types/key): ``nodekey:<64 hex>``, ``privkey:<64 hex>`` (node private), ``discokey:<64 hex>``.
 Private keys are clamped on creation (NaCl box uses them raw), compare in constant time and print redacted.
 """
 

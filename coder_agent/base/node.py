@@ -1,4 +1,4 @@
-"""What a node publishes about itself through the coordinator (coder.md §3.3, message Node)."""
+"""What a node publishes about itself through the coordinator (tailnet.proto, message Node)."""
 
 from __future__ import annotations
 

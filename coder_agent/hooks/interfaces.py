@@ -140,7 +140,7 @@ class TransportFactory(Protocol):
 
 
 class CandidateKind(StrEnum):
-    """Where a candidate endpoint comes from (magicsock.md, own endpoint discovery), in order of publication."""
+    """Where a candidate endpoint comes from (tailscale magicsock.go determineEndpoints), in order of publication."""
 
     PORTMAPPED = "portmapped"
     STUN = "stun"
@@ -209,7 +209,7 @@ class CandidateSource(Protocol):
 
 
 class AgentService(Protocol):
-    """A service that an agent offers inside the tunnel, on TCP `port` (coder.md §2.3)."""
+    """A service that an agent offers inside the tunnel, on TCP `port` (coder tailnet/conn.go)."""
 
     name: str
     port: int
