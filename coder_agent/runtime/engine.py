@@ -30,7 +30,7 @@ from ..protocols.wireguard.device import Device
 log = logging.getLogger(__name__)
 
 BURSTS_PER_TURN = 16
-"""Bursts sent before the loop gets a turn: more gains nothing, and the peer's ACKs would starve (docs/benchmarks.md)."""
+"""Bursts sent before the loop gets a turn: more gains nothing, and the peer's ACKs starve (docs/benchmarks.md)."""
 PENDING_PER_PEER = 32
 """Sealed bursts kept for a peer whose transport is full. The peer is blocked at the first one, so only handshakes,
 keepalives and the rest of one flush can add to it."""
