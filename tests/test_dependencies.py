@@ -85,12 +85,13 @@ RUNTIME = closure([need for folder in (ROOT, *PLUGINS) for need in runtime_needs
 def licence(name: str) -> str:
     """A package's licence as an SPDX expression, from whichever field has it."""
     data = metadata(name)
-    if expression := data["License-Expression"]:
+    if expression := data.get("License-Expression"):
         return expression
     classifiers = [
         line.rpartition(" :: ")[2] for line in data.get_all("Classifier") or () if line.startswith("License")
     ]
-    said = data["License"] if data["License"] and len(data["License"]) < 40 else ""
+    text = data.get("License") or ""
+    said = text if len(text) < 40 else ""  # some put the whole licence here
     return OLD_NAMES.get(said, said) or " OR ".join(OLD_NAMES.get(text, text) for text in classifiers)
 
 
