@@ -85,14 +85,15 @@ RUNTIME = closure([need for folder in (ROOT, *PLUGINS) for need in runtime_needs
 def licence(name: str) -> str:
     """A package's licence as an SPDX expression, from whichever field has it."""
     data = metadata(name)
-    if expression := data.get("License-Expression"):
-        return expression
+    if "License-Expression" in data:
+        return data["License-Expression"]
     classifiers = [
         line.rpartition(" :: ")[2] for line in data.get_all("Classifier") or () if line.startswith("License")
     ]
-    text = data.get("License") or ""
-    said = text if len(text) < 40 else ""  # some put the whole licence here
-    return OLD_NAMES.get(said, said) or " OR ".join(OLD_NAMES.get(text, text) for text in classifiers)
+    said = data["License"] if "License" in data else ""
+    if 0 < len(said) < 40:  # some put the whole text here
+        return OLD_NAMES.get(said, said)
+    return " OR ".join(OLD_NAMES.get(text, text) for text in classifiers)
 
 
 @pytest.mark.parametrize("name", sorted(RUNTIME))
