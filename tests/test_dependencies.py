@@ -90,7 +90,7 @@ def licence(name: str) -> str:
     classifiers = [
         line.rpartition(" :: ")[2] for line in data.get_all("Classifier") or () if line.startswith("License")
     ]
-    said = data["License"] if "License" in data else ""
+    said = "".join(data.get_all("License") or ())
     if 0 < len(said) < 40:  # some put the whole text here
         return OLD_NAMES.get(said, said)
     return " OR ".join(OLD_NAMES.get(text, text) for text in classifiers)
