@@ -126,7 +126,7 @@ def test_an_agent_whose_machine_vanished_is_named_with_the_time_it_went(apart: D
     dev = apart.create("dev")
     apart.start_agent(dev)
     speedtest = apart.start(apart.user, "coder", "speedtest", "dev", "-t", "5m", "--direction", "up")
-    speedtest.wait_for(r"^1\.0")
+    speedtest.wait_for(r"^0\.00-\d+\.\d\d sec")
     workspace_host(apart).run("sh", "-c", "ip link set $(ls /sys/class/net | grep -v lo) down")
     assert speedtest.wait(60) == 1
     speedtest.wait_for(r"^error: workspace alice/dev: its agent is not connected since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d")

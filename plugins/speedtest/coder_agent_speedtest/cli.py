@@ -33,7 +33,7 @@ for ever."""
 AGENT_CHECK = 5.0
 """Seconds between questions to the server whether the agent is still there, while a test runs."""
 TITLE = ("INTERVAL", "TRANSFER", "BANDWIDTH")
-RULE = "-" * 52
+RULE = "-" * 54
 
 
 class Way(StrEnum):
@@ -201,12 +201,12 @@ async def _wait_direct(workspace: Workspace) -> None:
 def _print_row(interval: Interval) -> None:
     """One live row; the title goes before the first."""
     if interval.start == 0:
-        print(f"{TITLE[0]:<15}{TITLE[1]:<20}{TITLE[2]}")
+        print(f"{TITLE[0]:<17}{TITLE[1]:<20}{TITLE[2]}")
     _print_interval(interval)
 
 
 def _print_interval(interval: Interval) -> None:
     span = f"{interval.start:.2f}-{interval.end:.2f} sec"
     transfer = f"{interval.megabits:.4f} MBits"
-    print(f"{span:<15}{transfer:<20}{interval.megabits_per_second:.4f} Mbits/sec")
+    print(f"{span:<17}{transfer:<20}{interval.megabits_per_second:.4f} Mbits/sec")
     sys.stdout.flush()
