@@ -260,16 +260,26 @@ def test_under_load_we_answer_with_their_cookie(tunnel: Tunnel) -> None:
         assert isinstance(initiation, Transmit)
         strangers.append(bytes(initiation.burst.row(0)))
 
-    def is_load_felt() -> bool:
-        for message in strangers * 5:
-            tunnel.wire.sendto(message, tunnel.remote)
-        return tunnel.device.counters["cookies-received"] > 0
+    flooded = tried = -1.0
 
-    def initiate_again() -> bool:
-        tunnel.skew += 6.0  # retransmit at once
-        return is_load_felt()
+    def until(met: Callable[[], bool]) -> None:
+        tunnel.pump(lambda: met() or try_again())
 
-    tunnel.send([b"patience"])
-    tunnel.pump(initiate_again)
-    tunnel.pump(lambda: initiate_again() and tunnel.sessions > 0)
+    def try_again() -> bool:
+        """Keep them under load, and initiate between the floods: what follows one at once drowns in their buffer."""
+        nonlocal flooded, tried
+        now = time.monotonic()
+        if now - flooded > 0.5:  # the load would end after a second
+            flooded = now
+            for message in strangers * 5:
+                tunnel.wire.sendto(message, tunnel.remote)
+        elif now - max(flooded, tried) > 0.1:
+            tried = now
+            tunnel.skew += 6.0  # the next one is due
+            tunnel.send([b"patience"])  # and if they were given up, here is a new reason
+        return False
+
+    until(lambda: tunnel.device.counters["cookies-received"] > 0)
+    made = tunnel.sessions
+    until(lambda: tunnel.sessions > made)
     assert tunnel.kernel.recv(100) == b"patience"
