@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import anyio
@@ -16,7 +15,7 @@ import anyio.abc
 
 from .base.addresses import CODER_PREFIX, TAILSCALE_PREFIX, node_id, overlay_address
 from .base.coordinate import UpdateKind
-from .base.derp_map import DerpMap, rewrite_embedded
+from .base.derp_map import DerpMap, viewed_from
 from .base.node import Node
 from .hooks.events import ControlChanged
 from .hooks.interfaces import AgentService
@@ -93,9 +92,7 @@ class Agent:
 
     def on_derp_map(self, derp_map: DerpMap) -> None:
         """A relay map; the embedded relay is where we reach the server, not where it thinks it is."""
-        url = urlsplit(self._config.url)
-        derp_map = rewrite_embedded(derp_map, url.scheme, url.hostname or "", url.port)
-        self._derp_map = derp_map
+        derp_map = self._derp_map = viewed_from(derp_map, self._config.url)
         if self._node is not None:
             self._node.set_derp_map(derp_map)
 

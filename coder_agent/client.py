@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from ipaddress import IPv6Address
-from typing import Any, Literal
-from urllib.parse import quote, urlsplit
+from typing import Literal
 from uuid import UUID
 
 import anyio
 
 from .base.addresses import CODER_PREFIX, TAILSCALE_PREFIX, node_id, overlay_address
 from .base.coordinate import UpdateKind
-from .base.derp_map import DerpMap, rewrite_embedded
+from .base.derp_map import DerpMap, viewed_from
 from .base.derp_map_json import from_json
 from .base.keys import NodePublic
 from .base.node import Node
 from .base.paths import PathKind
-from .errors import ApiError, CoordinationError, PeerUnreachable
+from .directory import AgentInfo, agent_from, find_agent
+from .directory import agent_unreachable as agent_unreachable
+from .errors import CoordinationError, PeerUnreachable
 from .hooks.events import ControlChanged
 from .magicsock.core import PathStatus
 from .node import DIAL_TIMEOUT, NodeConfig, Pong, TailnetNode, open_node
@@ -43,87 +43,6 @@ CONNECT_TIMEOUT = 30.0
 """Seconds from "the server says the agent is connected" to the first answer through the tunnel."""
 GOODBYE_TIMEOUT = 1.0
 """Seconds for the server to take our leave (the stock client waits as long)."""
-
-
-@dataclass(frozen=True, slots=True)
-class AgentInfo:
-    """What the server says about a workspace's agent. Times are UTC."""
-
-    id: UUID
-    name: str
-    status: str
-    workspace: str
-    owner: str
-    last_connected_at: datetime | None = None
-    disconnected_at: datetime | None = None
-
-    @property
-    def label(self) -> str:
-        """``owner/workspace``, as error messages name it."""
-        return f"{self.owner}/{self.workspace}"
-
-
-async def find_agent(api: ApiClient, name: WorkspaceName) -> AgentInfo:
-    """Look a workspace's agent up. Raises ApiError: unknown and forbidden workspaces give the same answer."""
-    path = f"/api/v2/users/{quote(name.owner)}/workspace/{quote(name.workspace)}?include_deleted=false"
-    try:
-        document = await api.get(path)
-    except ApiError as exc:
-        if exc.status != 404:
-            raise
-        raise ApiError(
-            f"workspace {name} not found", status=404, hint="see `coder list` for the workspaces you may use"
-        ) from exc
-    agents = [a for resource in document["latest_build"]["resources"] for a in resource.get("agents") or []]
-    if not agents:
-        raise ApiError(f"workspace {name} has no agents", status=404)
-    if name.agent:
-        agents = [agent for agent in agents if agent["name"] == name.agent]
-        if not agents:
-            raise ApiError(f"workspace {name.workspace} has no agent called {name.agent!r}", status=404)
-    elif len(agents) > 1:
-        names = ", ".join(f"{name}.{agent['name']}" for agent in agents)
-        raise ApiError(f"workspace {name} has several agents", status=400, hint=f"name one: {names}")
-    return _agent_info(agents[0], document)
-
-
-def _agent_info(agent: Mapping[str, Any], workspace: Mapping[str, Any]) -> AgentInfo:
-    return AgentInfo(
-        id=UUID(agent["id"]),
-        name=agent["name"],
-        status=agent["status"],
-        workspace=workspace["name"],
-        owner=workspace["owner_name"],
-        last_connected_at=_time(agent.get("last_connected_at")),
-        disconnected_at=_time(agent.get("disconnected_at")),
-    )
-
-
-def _time(text: str | None) -> datetime | None:
-    return None if not text else datetime.fromisoformat(text)
-
-
-def agent_unreachable(agent: AgentInfo) -> PeerUnreachable:
-    """The error for an agent that is not connected: says which workspace and since when."""
-    since = agent.disconnected_at or agent.last_connected_at
-    if since is None:
-        return PeerUnreachable(
-            f"workspace {agent.label}: its agent has never connected",
-            hint="run `coder-agent run` on that machine; `coder create` printed the line with its token",
-        )
-    ago = max(0, int((datetime.now(UTC) - since).total_seconds()))
-    when = since.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    return PeerUnreachable(
-        f"workspace {agent.label}: its agent is not connected since {when} ({_age(ago)} ago)",
-        hint="start `coder-agent run` on that machine, or look at its log",
-    )
-
-
-def _age(seconds: int) -> str:
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"
 
 
 class Workspace:
@@ -179,14 +98,9 @@ class Workspace:
 
     async def refresh_agent(self) -> AgentInfo:
         """Ask the server how the agent is now."""
-        document = await self._api.get(f"/api/v2/workspaceagents/{self.agent.id}")
-        agent = replace(
-            self.agent,
-            status=document["status"],
-            last_connected_at=_time(document.get("last_connected_at")),
-            disconnected_at=_time(document.get("disconnected_at")),
+        agent = self.agent = agent_from(
+            await self._api.get(f"/api/v2/workspaceagents/{self.agent.id}"), self.agent.workspace, self.agent.owner
         )
-        self.agent = agent
         return agent
 
 
@@ -245,12 +159,6 @@ class ClientConfig:
     token: str
     node: NodeConfig
     say: Callable[[str], None] = lambda message: None
-
-
-def viewed_from(derp_map: DerpMap, url: str) -> DerpMap:
-    """A relay map whose embedded relay is where *we* reach the server (coder RewriteDERPMapDefaultRelay)."""
-    parts = urlsplit(url)
-    return rewrite_embedded(derp_map, parts.scheme, parts.hostname or "", parts.port)
 
 
 @asynccontextmanager

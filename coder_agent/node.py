@@ -212,7 +212,7 @@ class TailnetNode:
         self._emit(PeerChanged(peer.key, change))
 
     def remove_peer(self, key: NodePublic) -> None:
-        """Forget a peer and its keys; its connections are reset locally."""
+        """Forget a peer and its keys. Its connections time out, unless another peer gets its address."""
         if self._peers.pop(key, None) is None:
             return
         self.engine.device.remove_peer(key)

@@ -35,7 +35,7 @@ def room(may: str, why: str, banned: frozenset[str] = frozenset()) -> Room:
 
 PURE = "a core takes bytes, `now` and `rng` and returns what to do: so it is tested without a network or a clock"
 CORES = "errors base protocols magicsock coordination"
-ROOTS = "node peers compose agent client api blocking rpc workspace_name"
+ROOTS = "node peers compose agent client api blocking rpc workspace_name directory"
 
 ROOMS: dict[str, Room] = {
     "errors": room("", "the error tree is below everything"),
@@ -47,6 +47,9 @@ ROOMS: dict[str, Room] = {
     "runtime": room(f"{CORES} hooks __version__", "tasks and sockets: it drives cores and knows no program"),
     "rpc": room(f"{CORES} hooks runtime", "the public face of the control wire"),
     "workspace_name": room("errors", "a value that the command line and the client share"),
+    "directory": room(
+        "errors runtime.http workspace_name", "what the server says of workspaces, for client and commands"
+    ),
     "node": room(f"{CORES} hooks runtime __version__", "the public face of the runtime"),
     "peers": room("errors base coordination node", "what a coordinator says, told to a node"),
     "compose": room("errors hooks node", "plugins and settings in, a node's configuration out"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from urllib.parse import urlsplit
 
 EMBEDDED_REGION_ID = 999
 """Region id of a coder server's own relay (coder's --derp-server-region-id)."""
@@ -83,6 +84,12 @@ def rewrite_embedded(derp_map: DerpMap, scheme: str, host: str, port: int | None
             nodes = tuple(_at(node, host, derp_port, plain) for node in region.nodes)
             regions[region_id] = replace(region, nodes=nodes)
     return replace(derp_map, regions=regions)
+
+
+def viewed_from(derp_map: DerpMap, url: str) -> DerpMap:
+    """`rewrite_embedded` for a viewer who reaches the server at `url`."""
+    parts = urlsplit(url)
+    return rewrite_embedded(derp_map, parts.scheme, parts.hostname or "", parts.port)
 
 
 def _at(node: DerpNode, host: str, port: int, plain: bool) -> DerpNode:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import anyio
 import typer
 
-from ..errors import ApiError
+from ..directory import age, find_workspace
 from ..runtime.http import ApiClient
 from ..workspace_name import WorkspaceName
 from .context import Cli
@@ -82,13 +82,7 @@ def _rows(workspace: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _ago(time: str | None) -> str:
-    if not time:
-        return "never"
-    seconds = max(0, int((datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()))
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds // size} {unit} ago"
-    return f"{seconds} s ago"
+    return f"{age(datetime.fromisoformat(time))} ago" if time else "never"
 
 
 def delete(
@@ -100,7 +94,7 @@ def delete(
     """Remove a workspace: its agent is disconnected and its token stops working."""
     wanted = WorkspaceName.parse(name)
     api = _api(ctx.obj)
-    workspace = anyio.run(_find, api, wanted)
+    workspace = anyio.run(find_workspace, api, wanted)
     label = f"{workspace['owner_name']}/{workspace['name']}"
     if not yes and not typer.confirm(f"Remove {label}?", err=True):
         note(f"Workspace {label} stays.")
@@ -110,15 +104,3 @@ def delete(
         print_json({"id": workspace["id"], "deleted": label})
     else:
         print(f"Workspace {label} is removed.")
-
-
-async def _find(api: ApiClient, wanted: WorkspaceName) -> dict[str, Any]:
-    try:
-        document: dict[str, Any] = await api.get(
-            f"/api/v2/users/{quote(wanted.owner)}/workspace/{quote(wanted.workspace)}"
-        )
-    except ApiError as exc:
-        if exc.status != 404:
-            raise
-        raise ApiError(f"workspace {wanted} not found", status=404, hint="see `coder list`") from exc
-    return document

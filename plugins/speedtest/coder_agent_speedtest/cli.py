@@ -138,8 +138,7 @@ class _Test:
     async def _print_path(self, workspace: Workspace) -> None:
         pong = await workspace.ping()
         status = workspace.path()
-        kind = PathKind.DIRECT if status.kind is PathKind.DIRECT else PathKind.RELAYED
-        self.path_label = "direct" if kind is PathKind.DIRECT else workspace.region_code(status.region)
+        self.path_label = "direct" if status.kind is PathKind.DIRECT else workspace.region_code(status.region)
         note(f"{format_latency(pong.latency)} via {self.path_label}")
 
     def _open_pcap(self, exits: ExitStack) -> Callable[[str, bytes], None] | None:
