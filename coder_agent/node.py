@@ -493,6 +493,7 @@ class TailnetNode:
                 changed=self._endpoints_changed,
                 measured=self._measured,
                 moved=lambda: self.engine.rebind("link-change"),
+                peers=lambda: self.peers,
             )
             tasks.start_soon(self._hub.run, self.config.sources)
 

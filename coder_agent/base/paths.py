@@ -11,9 +11,11 @@ from .keys import NodePublic
 
 
 class UdpPath(NamedTuple):
-    """Directly, to a UDP endpoint."""
+    """Directly, to (on receive: from) a UDP endpoint. `local` names our socket: 0 the main one, others are extra
+    sockets that were opened to get through a NAT (`DirectTransport.open_extra`)."""
 
     addr: AddrPort
+    local: int = 0
 
     def __str__(self) -> str:
         return str(self.addr)

@@ -18,7 +18,9 @@ if TYPE_CHECKING:  # annotations only: `coder --help` imports this module and sh
     from ..base.addresses import AddrPort
     from ..base.burst import Burst
     from ..base.derp_map import DerpMap
-    from ..base.keys import NodePrivate
+    from ..base.keys import NodePrivate, NodePublic
+    from ..base.nat_facts import NatFacts
+    from ..base.node import Node
     from ..base.paths import Path
     from .events import EventSink
     from .settings import Settings
@@ -76,7 +78,17 @@ class DirectTransport(Transport, Protocol):
         ...
 
     def rebind(self) -> None:
-        """Reopen the sockets, keeping the ports if possible (after a link change or a telling send error)."""
+        """Reopen the sockets, keeping the ports if possible (after a link change or a telling send error). Extra
+        sockets are closed."""
+        ...
+
+    def open_extra(self, count: int) -> Sequence[int]:
+        """Open up to `count` more IPv4 sockets on ports of the kernel's choice and return their names
+        (`UdpPath.local`), fewer where the system has no more. What they receive comes to the same sink."""
+        ...
+
+    def close_extra(self, names: Sequence[int]) -> None:
+        """Close extra sockets; unknown names are ignored."""
         ...
 
 
@@ -187,6 +199,22 @@ class CandidateContext(Protocol):
 
     def report_mapping_varies(self, varies: bool | None) -> None:
         """Does our NAT give each destination another port? None = not known."""
+        ...
+
+    def report_nat(self, facts: NatFacts) -> None:
+        """What this source learnt about our network; what it leaves unknown keeps its last value."""
+        ...
+
+    def request_rebind(self, reason: str) -> None:
+        """The network under us changed (a restarted gateway, say): fresh sockets, look for everything again."""
+        ...
+
+    def peers(self) -> Sequence[Node]:
+        """The peers that the node knows now."""
+        ...
+
+    def suggest(self, source: str, peer: NodePublic, endpoints: Sequence[AddrPort]) -> None:
+        """`source` saw `peer` at these addresses (on the LAN, say): try them. Replaces what it said of that peer."""
         ...
 
     async def wait_refresh(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import anyio
@@ -11,6 +12,9 @@ import anyio
 from ..base.addresses import AddrPort
 from ..base.burst import Burst
 from ..base.derp_map import DerpMap
+from ..base.keys import NodePublic
+from ..base.nat_facts import NatFacts
+from ..base.node import Node
 from ..base.paths import UdpPath
 from ..hooks.interfaces import Candidate, CandidateKind, CandidateSource, DirectTransport
 
@@ -26,7 +30,8 @@ class CandidateHub:
 
     `changed` is called after every publication, also an unchanged one: fresh endpoints are what a call-me-maybe waits
     for. `measured` is called when a latency or the kind of our NAT became known, `moved` when the addresses of our
-    interfaces changed (another network, a VPN, waking up elsewhere).
+    interfaces changed (another network, a VPN, waking up elsewhere) or a source asked for a rebind. `peers` says whom
+    the node knows; `suggested` takes addresses at which a source saw a peer.
     """
 
     def __init__(
@@ -36,10 +41,14 @@ class CandidateHub:
         changed: Callable[[], None],
         measured: Callable[[], None],
         moved: Callable[[], None],
+        peers: Callable[[], Sequence[Node]] = tuple,
+        suggested: Callable[[str, NodePublic, Sequence[AddrPort]], None] = lambda source, peer, endpoints: None,
     ) -> None:
         self.direct = direct
         self.map = DerpMap()
-        self.mapping_varies: bool | None = None
+        self.nat = NatFacts()
+        self.peers = peers
+        self.suggested = suggested
         self._changed = changed
         self._measured = measured
         self._moved = moved
@@ -47,6 +56,11 @@ class CandidateHub:
         self._latency: dict[tuple[int, str], float] = {}
         self._stun_handlers: list[Callable[[bytes, AddrPort, float], None]] = []
         self._refresh: dict[str, tuple[anyio.Event, list[str]]] = {}
+
+    @property
+    def mapping_varies(self) -> bool | None:
+        """Does our NAT give each destination another port? None: not known."""
+        return self.nat.mapping_varies
 
     def endpoints(self) -> tuple[AddrPort, ...]:
         """Our endpoints, the likeliest first."""
@@ -143,8 +157,24 @@ class _SourceContext:
         self._hub._measured()
 
     def report_mapping_varies(self, varies: bool | None) -> None:
-        self._hub.mapping_varies = varies
+        self._hub.nat = replace(self._hub.nat, mapping_varies=varies)
         self._hub._measured()
+
+    def report_nat(self, facts: NatFacts) -> None:
+        before = self._hub.nat
+        self._hub.nat = before.updated(facts)
+        if self._hub.nat != before:
+            self._hub._measured()
+
+    def request_rebind(self, reason: str) -> None:
+        log.debug("%s asks for fresh sockets: %s", self._name, reason)
+        self._hub._moved()
+
+    def peers(self) -> Sequence[Node]:
+        return self._hub.peers()
+
+    def suggest(self, source: str, peer: NodePublic, endpoints: Sequence[AddrPort]) -> None:
+        self._hub.suggested(source, peer, endpoints)
 
     async def wait_refresh(self) -> str:
         if self._first:

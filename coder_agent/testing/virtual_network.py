@@ -15,7 +15,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, IPv6Network
 
@@ -166,6 +166,13 @@ class _MemoryTransport:
 
     def bound_ports(self) -> tuple[int | None, int | None]:
         return self.node.endpoint.port, None
+
+    def open_extra(self, count: int) -> Sequence[int]:
+        """No more sockets here."""
+        return ()
+
+    def close_extra(self, names: Sequence[int]) -> None:
+        """Nothing to close."""
 
     def rebind(self) -> None:
         return None

@@ -24,6 +24,9 @@ from pydantic import ValidationError
 from coder_agent.base.addresses import AddrPort
 from coder_agent.base.burst import Burst
 from coder_agent.base.derp_map import DerpMap, DerpNode, DerpRegion
+from coder_agent.base.keys import NodePublic
+from coder_agent.base.nat_facts import NatFacts
+from coder_agent.base.node import Node
 from coder_agent.base.paths import Path
 from coder_agent.hooks import Candidate, CandidateKind, CandidateSource
 from coder_agent.protocols.stun import respond
@@ -55,6 +58,13 @@ class FakeTransport:
     def send(self, burst: Burst, path: Path) -> bool:
         raise NotImplementedError
 
+    def open_extra(self, count: int) -> Sequence[int]:
+        """No more sockets here."""
+        return ()
+
+    def close_extra(self, names: Sequence[int]) -> None:
+        """Nothing to close."""
+
     def rebind(self) -> None:
         raise NotImplementedError
 
@@ -81,6 +91,8 @@ class FakeContext:
         self.published: list[tuple[float, list[Candidate]]] = []
         self.latency: dict[tuple[int, str], float] = {}
         self.varies: list[bool | None] = []
+        self.facts = NatFacts()
+        self.rebinds: list[str] = []
         self._handlers: list[Callable[[bytes, AddrPort, float], None]] = []
         self._refresh = asyncio.Queue[str]()
         self._refresh.put_nowait("start")
@@ -120,6 +132,18 @@ class FakeContext:
 
     def report_mapping_varies(self, varies: bool | None) -> None:
         self.varies.append(varies)
+
+    def report_nat(self, facts: NatFacts) -> None:
+        self.facts = self.facts.updated(facts)
+
+    def request_rebind(self, reason: str) -> None:
+        self.rebinds.append(reason)
+
+    def peers(self) -> Sequence[Node]:
+        return ()
+
+    def suggest(self, source: str, peer: NodePublic, endpoints: Sequence[AddrPort]) -> None:
+        raise NotImplementedError
 
     def refresh(self, reason: str = "test") -> None:
         self._refresh.put_nowait(reason)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -75,6 +75,13 @@ class UdpTransport:
     def bound_ports(self) -> tuple[int | None, int | None]:
         """Local ports, IPv4 and IPv6."""
         return (self._v4.bound.port if self._v4 else None, self._v6.bound.port if self._v6 else None)
+
+    def open_extra(self, count: int) -> Sequence[int]:
+        """No more sockets here."""
+        return ()
+
+    def close_extra(self, names: Sequence[int]) -> None:
+        """Nothing to close."""
 
     def rebind(self) -> None:
         """Reopen both sockets on the same ports if possible."""

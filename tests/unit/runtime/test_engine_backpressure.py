@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -27,7 +27,7 @@ class Tap:
         self.refused = self.sent = 0
 
     def send(self, burst: Burst, path: Path) -> bool:
-        if self.is_shut or path == (self.refuses,):
+        if self.is_shut or (isinstance(path, UdpPath) and path.addr == self.refuses):
             self.refused += 1
             return False
         self.sent += burst.count
@@ -38,6 +38,13 @@ class Tap:
 
     def bound_ports(self) -> tuple[int | None, int | None]:
         return 41641, None
+
+    def open_extra(self, count: int) -> Sequence[int]:
+        """No more sockets here."""
+        return ()
+
+    def close_extra(self, names: Sequence[int]) -> None:
+        """Nothing to close."""
 
     def rebind(self) -> None:
         return None

@@ -1,0 +1,39 @@
+"""What a deployment, a workspace or a user allows and wishes about paths; not which path is better (PathPolicy)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class DirectRule(StrEnum):
+    """May packets go directly? NEVER: no endpoint is published, none is tried or answered. ONLY: never by relay."""
+
+    AUTO = "auto"
+    NEVER = "never"
+    ONLY = "only"
+
+
+@dataclass(frozen=True, slots=True)
+class PathRules:
+    """Rules for the paths to one peer, or to all.
+
+    `prefer_region`: relay region to use instead of the peer's home when both ends can, 0 = none. `ipv6` False: no IPv6
+    endpoint is published, tried or answered. `set_by` says whose rule it is, in words a user understands ("the
+    deployment", "workspace dev", "--disable-direct-connections"): it is quoted when something is refused.
+    """
+
+    direct: DirectRule = DirectRule.AUTO
+    prefer_region: int = 0
+    ipv6: bool = True
+    set_by: str = ""
+
+    def under(self, higher: PathRules) -> PathRules:
+        """These rules below `higher` ones (the server's): what the higher ones state wins, the rest stays."""
+        direct_is_set = higher.direct is not DirectRule.AUTO
+        return PathRules(
+            direct=higher.direct if direct_is_set else self.direct,
+            prefer_region=higher.prefer_region or self.prefer_region,
+            ipv6=self.ipv6 and higher.ipv6,
+            set_by=higher.set_by if direct_is_set or (not higher.ipv6 and self.ipv6) else self.set_by,
+        )
