@@ -34,7 +34,7 @@ def room(may: str, why: str, banned: frozenset[str] = frozenset()) -> Room:
 
 
 PURE = "a core takes bytes, `now` and `rng` and returns what to do: so it is tested without a network or a clock"
-CORES = "errors base protocols magicsock coordination"
+CORES = "errors base protocols magicsock coordination verdict"
 ROOTS = "node peers compose agent client api blocking rpc workspace_name directory"
 
 ROOMS: dict[str, Room] = {
@@ -43,6 +43,7 @@ ROOMS: dict[str, Room] = {
     "protocols": room("errors base", PURE, IO_AND_CHANCE),
     "magicsock": room("errors base protocols", PURE, IO_AND_CHANCE),
     "coordination": room("errors base protocols", PURE, IO_AND_CHANCE),
+    "verdict": room("errors base", PURE, IO_AND_CHANCE),
     "hooks": room("errors base", "plugins build on it: it must not drag the product behind it"),
     "runtime": room(f"{CORES} hooks __version__", "tasks and sockets: it drives cores and knows no program"),
     "rpc": room(f"{CORES} hooks runtime", "the public face of the control wire"),
@@ -58,7 +59,7 @@ ROOMS: dict[str, Room] = {
     "api": room(f"errors base hooks {ROOTS} cli.context", "one call: the user's configuration is the command line's"),
     "blocking": room(f"{CORES} runtime.streams {ROOTS}", "the client again, for code without an event loop"),
     "cli": room(
-        f"errors base hooks {ROOTS} runtime.http runtime.agent_link __version__",
+        f"errors base verdict hooks {ROOTS} runtime.http runtime.agent_link __version__",
         "it parses, calls a root or the server's API, and prints",
     ),
     "testing": room(
@@ -68,7 +69,7 @@ ROOMS: dict[str, Room] = {
 }
 """What a room may import from the core: rooms, or single modules of a room."""
 
-FOR_PLUGINS = "errors base protocols hooks node rpc client api workspace_name cli __version__ hookimpl connect"
+FOR_PLUGINS = "errors base protocols verdict hooks node rpc client api workspace_name cli __version__ hookimpl connect"
 PLUGINS_WHY = "what plugins may import is what we keep stable; runtime is not, and plugins must be removable one by one"
 PLUGINS_EXTRA = {
     "server": "coordination",  # the coordinator's only host
