@@ -209,6 +209,8 @@ class TailnetNode:
                 peer.key, peer.disco, home=peer.preferred_derp, endpoints=endpoints, now=engine.now()
             )
         )
+        if self._hub is not None:
+            self._hub.peers_changed()
         self._emit(PeerChanged(peer.key, change))
 
     def remove_peer(self, key: NodePublic) -> None:
@@ -219,6 +221,8 @@ class TailnetNode:
         self.engine.stack.remove_peer(key)
         self.engine.magicsock.remove_peer(key)
         self.engine.forget_peer(key)
+        if self._hub is not None:
+            self._hub.peers_changed()
         self._emit(PeerChanged(key, "removed"))
 
     def handshake(self, key: NodePublic) -> None:
@@ -405,6 +409,10 @@ class TailnetNode:
             engine.apply(engine.magicsock.set_local_endpoints(hub.endpoints(), engine.now()))
         self._self_changed()
 
+    def _suggested(self, peer: NodePublic, endpoints: Sequence[AddrPort]) -> None:
+        engine = self.engine
+        engine.apply(engine.magicsock.suggest_endpoints(peer, endpoints, engine.now()))
+
     def _measured(self) -> None:
         self._choose_home(patient=False)
         self._self_changed()
@@ -493,7 +501,9 @@ class TailnetNode:
                 changed=self._endpoints_changed,
                 measured=self._measured,
                 moved=lambda: self.engine.rebind("link-change"),
+                key=self.key,
                 peers=lambda: self.peers,
+                suggested=self._suggested,
             )
             tasks.start_soon(self._hub.run, self.config.sources)
 

@@ -173,6 +173,11 @@ class CandidateContext(Protocol):
     """What a candidate source may see and do."""
 
     @property
+    def key(self) -> NodePublic:
+        """Our own node's key."""
+        ...
+
+    @property
     def direct(self) -> DirectTransport:
         """The data socket: STUN must leave through it, for it is that socket's mapping that peers need."""
         ...
@@ -213,8 +218,13 @@ class CandidateContext(Protocol):
         """The peers that the node knows now."""
         ...
 
+    def on_peers(self, handler: Callable[[], None]) -> Callable[[], None]:
+        """Call `handler` whenever `peers` has changed. Returns the call that unsubscribes."""
+        ...
+
     def suggest(self, source: str, peer: NodePublic, endpoints: Sequence[AddrPort]) -> None:
-        """`source` saw `peer` at these addresses (on the LAN, say): try them. Replaces what it said of that peer."""
+        """`source` saw `peer` at these addresses (on the LAN, say): try them. Replaces what it said of that peer; it is
+        forgotten with the peer."""
         ...
 
     async def wait_refresh(self) -> str:

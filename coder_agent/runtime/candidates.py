@@ -31,7 +31,7 @@ class CandidateHub:
     `changed` is called after every publication, also an unchanged one: fresh endpoints are what a call-me-maybe waits
     for. `measured` is called when a latency or the kind of our NAT became known, `moved` when the addresses of our
     interfaces changed (another network, a VPN, waking up elsewhere) or a source asked for a rebind. `peers` says whom
-    the node knows; `suggested` takes addresses at which a source saw a peer.
+    the node, whose key is `key`, knows; `suggested` takes all addresses at which sources saw a peer.
     """
 
     def __init__(
@@ -41,20 +41,24 @@ class CandidateHub:
         changed: Callable[[], None],
         measured: Callable[[], None],
         moved: Callable[[], None],
+        key: NodePublic | None = None,
         peers: Callable[[], Sequence[Node]] = tuple,
-        suggested: Callable[[str, NodePublic, Sequence[AddrPort]], None] = lambda source, peer, endpoints: None,
+        suggested: Callable[[NodePublic, Sequence[AddrPort]], None] = lambda peer, endpoints: None,
     ) -> None:
         self.direct = direct
+        self.key = key or NodePublic(bytes(32))
         self.map = DerpMap()
         self.nat = NatFacts()
         self.peers = peers
-        self.suggested = suggested
+        self._suggested = suggested
         self._changed = changed
         self._measured = measured
         self._moved = moved
         self._published: dict[str, tuple[Candidate, ...]] = {}
         self._latency: dict[tuple[int, str], float] = {}
         self._stun_handlers: list[Callable[[bytes, AddrPort, float], None]] = []
+        self._peer_handlers: list[Callable[[], None]] = []
+        self._seen: dict[NodePublic, dict[str, tuple[AddrPort, ...]]] = {}
         self._refresh: dict[str, tuple[anyio.Event, list[str]]] = {}
 
     @property
@@ -99,6 +103,14 @@ class CandidateHub:
         for handler in list(self._stun_handlers):
             handler(data, source, now)
 
+    def peers_changed(self) -> None:
+        """A peer came, changed or went."""
+        if self._seen:
+            for gone in self._seen.keys() - {peer.key for peer in self.peers()}:
+                del self._seen[gone]
+        for handler in list(self._peer_handlers):
+            handler()
+
     async def run(self, sources: Sequence[CandidateSource]) -> None:
         """Run all sources until cancelled; one that fails is started again and never stops the others."""
         async with anyio.create_task_group() as tasks:
@@ -111,6 +123,15 @@ class CandidateHub:
         if before and self._local() != before:
             self._moved()
         self._changed()
+
+    def _suggest(self, source: str, peer: NodePublic, endpoints: Sequence[AddrPort]) -> None:
+        if all(known.key != peer for known in self.peers()):
+            return
+        by_source = self._seen.setdefault(peer, {})
+        if by_source.get(source, ()) == tuple(endpoints):
+            return
+        by_source[source] = tuple(endpoints)
+        self._suggested(peer, tuple(dict.fromkeys(addr for said in by_source.values() for addr in said)))
 
     def _local(self) -> frozenset[str]:
         """Hosts of our interfaces. Ports do not count: they change by our own rebinding."""
@@ -134,6 +155,10 @@ class _SourceContext:
         self._hub = hub
         self._name = name
         self._first = True
+
+    @property
+    def key(self) -> NodePublic:
+        return self._hub.key
 
     @property
     def direct(self) -> DirectTransport:
@@ -173,8 +198,12 @@ class _SourceContext:
     def peers(self) -> Sequence[Node]:
         return self._hub.peers()
 
+    def on_peers(self, handler: Callable[[], None]) -> Callable[[], None]:
+        self._hub._peer_handlers.append(handler)
+        return lambda: self._hub._peer_handlers.remove(handler)
+
     def suggest(self, source: str, peer: NodePublic, endpoints: Sequence[AddrPort]) -> None:
-        self._hub.suggested(source, peer, endpoints)
+        self._hub._suggest(source, peer, endpoints)
 
     async def wait_refresh(self) -> str:
         if self._first:

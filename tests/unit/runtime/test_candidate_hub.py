@@ -10,6 +10,8 @@ import pytest
 
 from coder_agent.base.addresses import AddrPort
 from coder_agent.base.derp_map import DerpMap, DerpRegion
+from coder_agent.base.keys import DiscoPublic, NodePublic
+from coder_agent.base.node import Node
 from coder_agent.hooks.interfaces import Candidate, CandidateContext, CandidateKind
 from coder_agent.runtime import candidates
 from coder_agent.runtime.candidates import CandidateHub
@@ -163,3 +165,50 @@ async def test_stun_packets_reach_subscribers_until_they_leave() -> None:
     await hub.run([Source("stun", listen)])
     assert seen == [b"one"]
     assert calls.direct.sent == [b"request"]
+
+
+def known_peers(count: int) -> list[Node]:
+    return [
+        Node(id=number, key=NodePublic(bytes([number]) * 32), disco=DiscoPublic(bytes([number]) * 32), preferred_derp=0)
+        for number in range(1, count + 1)
+    ]
+
+
+async def test_suggestions_of_all_sources_are_joined_and_go_with_their_peer() -> None:
+    peers = known_peers(2)
+    heard: list[tuple[NodePublic, list[AddrPort]]] = []
+    hub = CandidateHub(
+        Direct(),  # type: ignore[arg-type]
+        changed=lambda: None,
+        measured=lambda: None,
+        moved=lambda: None,
+        peers=lambda: peers,
+        suggested=lambda peer, endpoints: heard.append((peer, list(endpoints))),
+    )
+    key, stranger = peers[0].key, NodePublic(bytes(32))
+    lan, usb, both = AddrPort("10.0.0.2", 7), AddrPort("10.1.0.2", 7), AddrPort("10.2.0.2", 7)
+    changes: list[int] = []
+
+    async def see(context: CandidateContext) -> None:
+        unsubscribe = context.on_peers(lambda: changes.append(len(context.peers())))
+        context.suggest("mdns", stranger, [lan])
+        context.suggest("mdns", key, [lan, both])
+        context.suggest("mdns", key, [lan, both])
+        context.suggest("usb", key, [both, usb])
+        context.suggest("mdns", key, [])
+        gone = peers.pop(0)
+        hub.peers_changed()
+        peers.append(gone)
+        hub.peers_changed()
+        context.suggest("mdns", key, [lan])
+        unsubscribe()
+        hub.peers_changed()
+
+    await hub.run([Source("mdns", see)])
+    assert heard == [
+        (key, [lan, both]),
+        (key, [lan, both, usb]),
+        (key, [both, usb]),
+        (key, [lan]),
+    ]
+    assert changes == [1, 2]
