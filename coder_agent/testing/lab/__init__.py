@@ -1,0 +1,1 @@
+"""A network laboratory in one process: deterministic, under virtual time, with the real cores in it."""
