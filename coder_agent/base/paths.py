@@ -44,11 +44,18 @@ class PathKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PathQuality:
-    """One candidate direct path as the policy sees it. Units: seconds, bytes. `wire_mtu` 0 = not probed."""
+    """One candidate direct path as the policy sees it. Units: seconds, bytes. `wire_mtu` 0 = not probed. `local` as in
+    UdpPath."""
 
     addr: AddrPort
     latency: float
     wire_mtu: int = 0
+    local: int = 0
+
+    @property
+    def path(self) -> UdpPath:
+        """How a packet goes this way."""
+        return UdpPath(self.addr, self.local)
 
 
 class PathPolicy(Protocol):

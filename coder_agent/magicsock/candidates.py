@@ -6,11 +6,12 @@ Source: tailscale wgengine/magicsock/endpoint.go (endpointState, shouldDeleteLoc
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from ..base.addresses import AddrPort
+from ..base.paths import UdpPath
 from . import constants as c
 from .status import CandidateStatus
 
@@ -32,13 +33,19 @@ def _is_link_local_v6(addr: AddrPort) -> bool:
     return addr.is_ipv6 and addr.ip.is_link_local
 
 
+def _paths(endpoints: Iterable[AddrPort]) -> dict[UdpPath, None]:
+    """The addresses without repetition, tried from our main socket."""
+    return dict.fromkeys(map(UdpPath, endpoints))
+
+
 @dataclass(slots=True)
 class Candidate:
-    """One address of a peer. Times are those of the last event of their kind."""
+    """One address of a peer, tried from one of our sockets. Times are those of the last event of their kind."""
 
-    addr: AddrPort
+    path: UdpPath
     listed: bool = False
     called: bool = False
+    suggested: bool = False
     got_ping_at: float = NEVER
     got_txid: bytes = b""
     ping_at: float = NEVER
@@ -48,9 +55,20 @@ class Candidate:
     wire_mtu: int = 0
     trouble: str = ""
 
+    @property
+    def addr(self) -> AddrPort:
+        """The peer's end of the path."""
+        return self.path.addr
+
     def is_stale(self, now: float) -> bool:
-        """True if nobody vouches for it any more: not the coordinator, not a call-me-maybe, not a recent ping."""
-        return not self.listed and not self.called and now - self.got_ping_at > c.SESSION_ACTIVE_TIMEOUT
+        """True if nobody vouches for it any more: not the coordinator, a call-me-maybe, a source of ours, nor a recent
+        ping."""
+        return not self.is_vouched and now - self.got_ping_at > c.SESSION_ACTIVE_TIMEOUT
+
+    @property
+    def is_vouched(self) -> bool:
+        """On somebody's list: the coordinator's, a call-me-maybe's, or what our own sources saw."""
+        return self.listed or self.called or self.suggested
 
     def forget_probes(self) -> None:
         """Forget what pongs have taught, and allow a ping at once."""
@@ -60,70 +78,90 @@ class Candidate:
 
     def status(self, why_not: str) -> CandidateStatus:
         """The evidence about this candidate."""
-        flags = (("coordinator", self.listed), ("call-me-maybe", self.called), ("ping", self.got_ping_at > NEVER))
+        flags = (
+            ("coordinator", self.listed),
+            ("call-me-maybe", self.called),
+            ("suggested", self.suggested),
+            ("ping", self.got_ping_at > NEVER),
+        )
         sources = tuple(name for name, present in flags if present)
         latency = self.pongs[-1] if self.pongs else None
-        return CandidateStatus(self.addr, sources, self.sent, self.answered, latency, self.wire_mtu, why_not)
+        return CandidateStatus(
+            self.addr, sources, self.sent, self.answered, latency, self.wire_mtu, why_not, local=self.path.local
+        )
 
 
 class CandidateTable:
-    """All candidates of one peer. Bounded: 64 listed, 64 called and (together with those) 100 learnt from pings."""
+    """All candidates of one peer. Bounded: 64 listed, 64 called, 32 suggested, and (together with those) 100 learnt
+    from pings."""
 
-    __slots__ = ("_by_addr",)
+    __slots__ = ("_by_path",)
 
     def __init__(self) -> None:
-        self._by_addr: dict[AddrPort, Candidate] = {}
+        self._by_path: dict[UdpPath, Candidate] = {}
 
     def __len__(self) -> int:
-        return len(self._by_addr)
+        return len(self._by_path)
 
     def __iter__(self) -> Iterator[Candidate]:
-        return iter(self._by_addr.values())
+        return iter(self._by_path.values())
 
-    def get(self, addr: AddrPort) -> Candidate | None:
-        """The candidate at `addr`."""
-        return self._by_addr.get(addr)
+    def get(self, path: UdpPath) -> Candidate | None:
+        """The candidate at the end of `path`."""
+        return self._by_path.get(path)
 
     def list_from_coordinator(self, endpoints: Sequence[AddrPort], now: float) -> bool:
         """The coordinator's list replaces its former one. True if an address is new to us."""
-        wanted = dict.fromkeys([addr for addr in endpoints if is_usable(addr)][: c.MAX_LISTED_ENDPOINTS])
-        for candidate in self._by_addr.values():
-            candidate.listed = candidate.addr in wanted
-        return self._merge(wanted, now, called=False)
+        wanted = _paths([addr for addr in endpoints if is_usable(addr)][: c.MAX_LISTED_ENDPOINTS])
+        for candidate in self._by_path.values():
+            candidate.listed = candidate.path in wanted
+        news = self._add(wanted)
+        for path in wanted:
+            self._by_path[path].listed = True
+        self.drop_stale(now)
+        return news
 
     def list_from_call(self, endpoints: Sequence[AddrPort], now: float) -> None:
         """A call-me-maybe's list replaces its former one, and every candidate may be pinged at once."""
         usable = [addr for addr in endpoints if is_usable(addr) and not _is_link_local_v6(addr)]
-        wanted = dict.fromkeys(usable[: c.MAX_LISTED_ENDPOINTS])
-        for candidate in self._by_addr.values():
-            candidate.called = candidate.addr in wanted
-        self._merge(wanted, now, called=True)
-        for candidate in self._by_addr.values():
+        wanted = _paths(usable[: c.MAX_LISTED_ENDPOINTS])
+        for candidate in self._by_path.values():
+            candidate.called = candidate.path in wanted
+        self._add(wanted)
+        for path in wanted:
+            self._by_path[path].called = True
+        self.drop_stale(now)
+        for candidate in self._by_path.values():
             candidate.ping_at = NEVER
 
-    def _merge(self, wanted: Iterable[AddrPort], now: float, *, called: bool) -> bool:
-        news = False
-        for addr in wanted:
-            candidate = self._by_addr.get(addr)
-            if candidate is None:
-                news = True
-                candidate = self._by_addr[addr] = Candidate(addr)
-            if called:
-                candidate.called = True
-            else:
-                candidate.listed = True
+    def list_from_sources(self, endpoints: Sequence[AddrPort], now: float) -> bool:
+        """What our own candidate sources (mDNS, say) saw of the peer replaces the former list. True if an address is
+        new to us."""
+        wanted = _paths([addr for addr in endpoints if is_usable(addr)][: c.MAX_SUGGESTED_ENDPOINTS])
+        for candidate in self._by_path.values():
+            candidate.suggested = candidate.path in wanted
+        news = self._add(wanted)
+        for path in wanted:
+            self._by_path[path].suggested = True
         self.drop_stale(now)
         return news
 
-    def learn_from_ping(self, addr: AddrPort, txid: bytes, now: float) -> bool:
-        """A valid ping came from `addr`. False if it is the same ping again (a raw-socket receiver sees all twice)."""
-        candidate = self._by_addr.get(addr)
+    def _add(self, wanted: Iterable[UdpPath]) -> bool:
+        """Make sure that there is a candidate for each path. True if one was new."""
+        new = [path for path in wanted if path not in self._by_path]
+        for path in new:
+            self._by_path[path] = Candidate(path)
+        return bool(new)
+
+    def learn_from_ping(self, path: UdpPath, txid: bytes, now: float) -> bool:
+        """A valid ping came by `path`. False if it is the same ping again (a raw-socket receiver sees all twice)."""
+        candidate = self._by_path.get(path)
         if candidate is None:
-            if not is_usable(addr):
+            if not is_usable(path.addr):
                 return True
-            if len(self._by_addr) >= c.CANDIDATE_PRUNE_THRESHOLD and not self._make_room(now):
+            if len(self._by_path) >= c.CANDIDATE_PRUNE_THRESHOLD and not self._make_room(now):
                 return True
-            candidate = self._by_addr[addr] = Candidate(addr)
+            candidate = self._by_path[path] = Candidate(path)
         elif candidate.got_txid == txid:
             return False
         candidate.got_ping_at, candidate.got_txid = now, txid
@@ -132,32 +170,38 @@ class CandidateTable:
     def _make_room(self, now: float) -> bool:
         """Prune; if that is not enough, evict the oldest that was only learnt from pings, unanswered ones first."""
         self.drop_stale(now)
-        if len(self._by_addr) < c.CANDIDATE_PRUNE_THRESHOLD:
+        if len(self._by_path) < c.CANDIDATE_PRUNE_THRESHOLD:
             return True
-        learnt = [one for one in self._by_addr.values() if not one.listed and not one.called and not one.pongs]
+        learnt = [one for one in self._by_path.values() if not one.is_vouched and not one.pongs]
         if not learnt:
             return False
-        del self._by_addr[min(learnt, key=lambda one: one.got_ping_at).addr]
+        del self._by_path[min(learnt, key=lambda one: one.got_ping_at).path]
         return True
 
     def drop_stale(self, now: float) -> None:
         """Delete what nobody vouches for any more."""
-        stale = [addr for addr, candidate in self._by_addr.items() if candidate.is_stale(now)]
-        for addr in stale:
-            del self._by_addr[addr]
+        stale = [path for path, candidate in self._by_path.items() if candidate.is_stale(now)]
+        for path in stale:
+            del self._by_path[path]
         # Listed ones that also pinged us stay as learnt when the list drops them: their number needs its own bound.
-        learnt = [one for one in self._by_addr.values() if not one.listed and not one.called]
+        learnt = [one for one in self._by_path.values() if not one.is_vouched]
         excess = len(learnt) - c.CANDIDATE_PRUNE_THRESHOLD
         if excess > 0:
             learnt.sort(key=lambda one: (bool(one.pongs), one.got_ping_at))
             for one in learnt[:excess]:
-                del self._by_addr[one.addr]
+                del self._by_path[one.path]
 
     def forget_probes(self) -> None:
-        """Our sockets were reopened: what pongs have taught holds no more."""
-        for candidate in self._by_addr.values():
+        """Our sockets were reopened: what pongs have taught holds no more, and extra sockets are gone."""
+        self.drop_locals({path.local for path in self._by_path} - {0})
+        for candidate in self._by_path.values():
             candidate.forget_probes()
+
+    def drop_locals(self, names: Collection[int]) -> None:
+        """Extra sockets were closed: what was tried from them is no path any more."""
+        for path in [path for path in self._by_path if path.local in names]:
+            del self._by_path[path]
 
     def next_ping_at(self) -> float:
         """The earliest time at which a candidate may be pinged again; infinite without candidates."""
-        return min((one.ping_at for one in self._by_addr.values()), default=float("inf")) + c.MIN_PING_INTERVAL
+        return min((one.ping_at for one in self._by_path.values()), default=float("inf")) + c.MIN_PING_INTERVAL

@@ -45,6 +45,8 @@ CANDIDATE_PRUNE_THRESHOLD = 100
 MAX_LISTED_ENDPOINTS = 64
 """Endpoints taken from one coordinator update or one call-me-maybe, and put into one. Ours: a relay packet has room
 for 3600. Tailscale publishes at most some dozens."""
+MAX_SUGGESTED_ENDPOINTS = 32
+"""Addresses of one peer taken from our own candidate sources. Ours: what a machine has on the LANs we share with it."""
 MAX_SOURCES = 64
 """Addresses remembered per peer for looking up who sent a packet. Ours."""
 ALLOWANCE_BURST = 10

@@ -81,6 +81,22 @@ class Magicsock:
             effects += peer.announce(now, "relay-changed")
         return self._done(peer, effects)
 
+    def suggest_endpoints(self, key: NodePublic, endpoints: Sequence[AddrPort], now: float) -> list[Effect]:
+        """Our own sources saw the peer at these addresses (by mDNS, say): the whole list, replacing the former one.
+
+        Nothing is believed: the addresses are pinged like all others, at once if packets for the peer are waiting.
+        """
+        peer = self._peers.get(key)
+        if peer is None:
+            return NOTHING
+        news = peer.candidates.list_from_sources(endpoints, now)
+        effects: list[Effect] = []
+        if peer.drop_lost_best():
+            effects += peer.announce(now, "candidate-gone")
+        if news and peer.heartbeat_at is not None and not peer.is_trusted(now):
+            effects += self._prober.full_ping(peer, now, call=True)
+        return self._done(peer, effects)
+
     def remove_peer(self, key: NodePublic) -> None:
         """Forget a peer."""
         self._peers.remove(key)
@@ -216,14 +232,14 @@ class Magicsock:
             return self.peer_gone(path.key, path.region, now)
         effects: list[Effect] = []
         for peer in self._peers:
-            candidate = peer.candidates.get(path.addr)
+            candidate = peer.candidates.get(path)
             if candidate is None:
                 continue
             candidate.trouble = "packets too big for the local link" if too_big else "host unreachable"
             if too_big:
                 continue
             candidate.pongs.clear()
-            if peer.best is not None and peer.best.addr == path.addr:
+            if peer.best is not None and peer.best.path == path:
                 peer.clear_best()
                 effects += peer.announce(now, "unreachable")
         return self._count(effects)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..base.addresses import AddrPort
 from ..base.keys import NodePublic
-from ..base.paths import Path, PathKind
+from ..base.paths import Path, PathKind, UdpPath
 from ..protocols.effects import Dropped, SendRaw
 
 
@@ -15,7 +15,7 @@ class Route:
     """Where the next burst goes. Both set = send it twice: the direct path is not proven at the moment, and WireGuard's
     replay window absorbs the copy. `derp` is a relay region. Never are both None."""
 
-    udp: AddrPort | None
+    udp: UdpPath | None
     derp: int | None
 
 

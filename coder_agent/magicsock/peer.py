@@ -162,18 +162,18 @@ class Peer:
         """Decide where to send, and remember the answer for as long as it surely holds."""
         best = self.best
         if best is not None and now <= self.trusted_until:
-            route: Route | None = self._reuse(best.addr, None)
+            route: Route | None = self._reuse(best.path, None)
             until = self.trusted_until
         else:
-            addr, region = best.addr if best else None, self.derp_region or None
-            route = self._reuse(addr, region) if addr or region else None
+            path, region = best.path if best else None, self.derp_region or None
+            route = self._reuse(path, region) if path or region else None
             until = self.next_search_at()
         self.fast_answer = (route, NOTHING)
         # Without an armed heartbeat the next send must come through here again, to arm it.
         self.fast_until = until if self.heartbeat_at is not None or not self.can_probe else NEVER
         return route
 
-    def _reuse(self, udp: AddrPort | None, derp: int | None) -> Route:
+    def _reuse(self, udp: UdpPath | None, derp: int | None) -> Route:
         old = self.fast_answer[0]
         return old if old is not None and old.udp == udp and old.derp == derp else Route(udp, derp)
 
@@ -191,10 +191,10 @@ class Peer:
         candidate.wire_mtu = max(candidate.wire_mtu, wire_mtu_of(candidate.addr, ping.size))
         if ping.size < c.PADDED_PING_SIZE:
             return
-        quality = PathQuality(candidate.addr, latency, candidate.wire_mtu)
+        quality = PathQuality(candidate.addr, latency, candidate.wire_mtu, candidate.path.local)
         if self.best is None or now > self.trusted_until or policy.better(quality, self.best):
             self.best = quality
-        if self.best.addr == candidate.addr:
+        if self.best.path == candidate.path:
             # The address is what was pinged; a pong may come from anywhere.
             self.best = quality
             self.best_at, self.trusted_until = now, now + c.TRUST_DURATION
@@ -214,7 +214,7 @@ class Peer:
     def drop_lost_best(self) -> bool:
         """After candidates went: if the best path was among them, clear it. True if it was."""
         self.fast_until = NEVER
-        if self.best is None or self.candidates.get(self.best.addr) is not None:
+        if self.best is None or self.candidates.get(self.best.path) is not None:
             return False
         self.clear_best()
         return True
@@ -248,6 +248,7 @@ class Peer:
         return PathStatus(
             kind=kind,
             addr=best.addr if best else None,
+            local=best.local if best else 0,
             region=self.derp_region,
             latency=best.latency if best and kind is PathKind.DIRECT else self.derp_latency,
             wire_mtu=best.wire_mtu if best else 0,
@@ -257,7 +258,7 @@ class Peer:
         )
 
     def _why_not(self, candidate: Candidate) -> str:
-        if self.best is not None and self.best.addr == candidate.addr:
+        if self.best is not None and self.best.path == candidate.path:
             return ""
         if not self.allow_direct:
             return "direct paths are not allowed"
@@ -267,5 +268,5 @@ class Peer:
             return "another path is better"
         if candidate.sent == 0:
             return "not tried yet"
-        waits = any(ping.path == UdpPath(candidate.addr) for ping in self.sent.values())
+        waits = any(ping.path == candidate.path for ping in self.sent.values())
         return "waiting for an answer" if waits else "no answer"

@@ -40,7 +40,7 @@ class DefaultPathPolicy:
         """True if `a` should replace `b`."""
         if b is None:
             return True
-        if a.addr == b.addr:
+        if a.path == b.path:
             return a.wire_mtu > b.wire_mtu
         a_points, b_points = address_points(a.addr.host), address_points(b.addr.host)
         # Whole percents of integer nanoseconds: the rounding is part of the rule.

@@ -56,7 +56,7 @@ class Prober:
             del peer.sent[next(iter(peer.sent))]
         peer.sent[txid] = SentPing(path, now, purpose, c.UNPADDED_PING_SIZE + padding)
         if isinstance(path, UdpPath):
-            candidate = peer.candidates.get(path.addr)
+            candidate = peer.candidates.get(path)
             if candidate is not None:
                 candidate.sent += 1
                 if purpose is Purpose.DISCOVERY:
@@ -92,7 +92,7 @@ class Prober:
             if now - candidate.ping_at < c.MIN_PING_INTERVAL:
                 continue
             pinged = True
-            effects += self.ping(peer, UdpPath(candidate.addr), Purpose.DISCOVERY, now, c.PADDED_PING_SIZE)[1]
+            effects += self.ping(peer, candidate.path, Purpose.DISCOVERY, now, c.PADDED_PING_SIZE)[1]
         # A peer without any candidate is called too (ours: upstream waits for the control plane to name some).
         lonely = not len(peer.candidates) and now - peer.called_at >= c.MIN_PING_INTERVAL
         if call and (pinged or lonely):
@@ -108,7 +108,7 @@ class Prober:
         """
         if peer.heartbeat_at is None or peer.is_trusted(now) or not peer.can_probe:
             return []
-        if peer.candidates.get(path.addr) is None or not peer.ping_backs.take(now):
+        if peer.candidates.get(path) is None or not peer.ping_backs.take(now):
             return []
         return self.ping(peer, path, Purpose.DISCOVERY, now, c.PADDED_PING_SIZE)[1]
 
@@ -125,7 +125,7 @@ class Prober:
         peer.heartbeat_at = now + c.HEARTBEAT_INTERVAL
         effects: list[Effect] = []
         if peer.best is not None:
-            effects += self.ping(peer, UdpPath(peer.best.addr), Purpose.HEARTBEAT, now, c.PADDED_PING_SIZE)[1]
+            effects += self.ping(peer, peer.best.path, Purpose.HEARTBEAT, now, c.PADDED_PING_SIZE)[1]
         if peer.wants_full_ping(now):
             effects += self.full_ping(peer, now, call=True)
         return effects + peer.announce(now, "no-pong")
@@ -140,7 +140,7 @@ class Prober:
             del peer.sent[txid]
             if ping.purpose is Purpose.USER:
                 effects.append(PingLost(peer.key, txid, ping.path))
-            if peer.best is not None and ping.path == UdpPath(peer.best.addr) and now > peer.trusted_until:
+            if peer.best is not None and ping.path == peer.best.path and now > peer.trusted_until:
                 peer.clear_best()
                 effects += peer.announce(now, "ping-timeout")
         return effects
@@ -150,7 +150,7 @@ class Prober:
         effects = self.wake(peer, now)
         direct = peer.best if peer.allow_direct and via != "derp" else None
         if direct is not None and (via == "direct" or peer.is_trusted(now)):
-            txid, more = self.ping(peer, UdpPath(direct.addr), Purpose.USER, now, size or c.PADDED_PING_SIZE)
+            txid, more = self.ping(peer, direct.path, Purpose.USER, now, size or c.PADDED_PING_SIZE)
             return txid, effects + more
         relay = peer.relay_path()
         if via == "direct" or relay is None or not peer.disco:

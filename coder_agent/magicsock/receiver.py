@@ -63,7 +63,7 @@ class Receiver:
         allowed = [peer for peer in identity.peers if peer.allow_direct]
         if not allowed:
             return [Dropped("direct-blocked")]
-        new = [peer.candidates.learn_from_ping(path.addr, ping.txid, now) for peer in allowed]
+        new = [peer.candidates.learn_from_ping(path, ping.txid, now) for peer in allowed]
         for peer in allowed:
             peer.fast_until = float("-inf")  # there may be a candidate to try
         if not any(new):
@@ -101,7 +101,7 @@ class Receiver:
         del peer.sent[pong.txid]
         effects: list[Effect] = []
         if isinstance(ping.path, UdpPath):
-            candidate = peer.candidates.get(ping.path.addr)
+            candidate = peer.candidates.get(ping.path)
             if candidate is None or not peer.allow_direct:
                 return [Dropped("pong-from-former-candidate")]
             self._peers.learn_source(ping.path.addr, peer, proven=False)

@@ -13,7 +13,8 @@ class CandidateStatus:
     """One address of a peer that was, or may be, tried.
 
     `sources`: who named it, of ``coordinator``, ``call-me-maybe``, ``ping``. `sent`/`answered` count our pings to it.
-    `why_not` says why it is not in use; empty for the one that is. Units: `latency` (newest) in seconds.
+    `local` is
+    our socket (UdpPath). `why_not` says why it is not in use; empty for the one that is. Units: `latency` (newest) in seconds.
     """
 
     addr: AddrPort
@@ -23,11 +24,13 @@ class CandidateStatus:
     latency: float | None
     wire_mtu: int
     why_not: str
+    local: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class PathStatus:
-    """The way to a peer. `addr` is the direct address in use or being doubted, `region` the relay (0 = none known).
+    """The way to a peer. `addr` is the direct address in use or being doubted, sent to from our socket `local`,
+    `region` the relay (0 = none known).
 
     Units: `latency` in seconds or None; `wire_mtu` in bytes, 0 = no direct path; `trusted_until` in the core's clock.
     `active`: heartbeats run, for something was sent in the last 45 s.
@@ -41,3 +44,4 @@ class PathStatus:
     trusted_until: float = float("-inf")
     active: bool = False
     candidates: tuple[CandidateStatus, ...] = ()
+    local: int = 0

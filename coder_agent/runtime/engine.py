@@ -333,7 +333,7 @@ class Engine:
             self._hand_over(self.relay, peer, burst, DerpPath(route.derp, peer), keep=True)
         if route.udp is not None and self.direct is not None:
             # In a dual send the direct path is the doubtful one: it may lose its copy, and must not hold up the relay.
-            self._hand_over(self.direct, peer, burst, UdpPath(route.udp), keep=route.derp is None)
+            self._hand_over(self.direct, peer, burst, route.udp, keep=route.derp is None)
 
     def _send_pathless(self, peer: NodePublic) -> None:
         for burst in self._pathless.pop(peer, ()):

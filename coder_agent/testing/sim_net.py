@@ -90,7 +90,7 @@ class SimHost:
         route, effects = self.magicsock.route(other.key, self.net.now)
         self.carry_out(effects)
         if route is not None and route.udp is not None:
-            self.net.send_udp(self, DATA + data, route.udp)
+            self.net.send_udp(self, DATA + data, route.udp.addr)
         if route is not None and route.derp is not None:
             self.net.send_relay(self, DATA + data, DerpPath(route.derp, other.key))
 

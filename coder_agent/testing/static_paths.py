@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from ..base.addresses import AddrPort
 from ..base.keys import DiscoPrivate, DiscoPublic, NodePublic
-from ..base.paths import Path, PathKind
+from ..base.paths import Path, PathKind, UdpPath
 from ..magicsock.core import Magicsock
 from ..magicsock.effects import Effect, Route
 from ..magicsock.status import PathStatus
@@ -29,7 +29,7 @@ class StaticPaths(Magicsock):
     def __init__(self, addresses: Mapping[NodePublic, AddrPort]) -> None:
         nobody = NodePublic(bytes(32))
         super().__init__(nobody, DiscoPrivate(bytes(31) + b"\x40"), rng=bytes)
-        self._routes = {peer: Route(udp=address, derp=None) for peer, address in addresses.items()}
+        self._routes = {peer: Route(udp=UdpPath(address), derp=None) for peer, address in addresses.items()}
 
     def upsert_peer(
         self, key: NodePublic, disco: DiscoPublic, *, home: int, endpoints: Sequence[AddrPort], now: float
@@ -54,4 +54,4 @@ class StaticPaths(Magicsock):
     def path(self, peer: NodePublic) -> PathStatus:
         """Direct, for those who have an address."""
         route = self._routes.get(peer)
-        return PathStatus() if route is None else PathStatus(PathKind.DIRECT, route.udp, active=True)
+        return PathStatus() if route is None else PathStatus(PathKind.DIRECT, route.udp and route.udp.addr, active=True)

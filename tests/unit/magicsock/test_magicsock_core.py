@@ -170,7 +170,7 @@ def test_pong_makes_the_path_direct_and_exclusive() -> None:
     assert isinstance(update, PathUpdate)
     assert update.previous == "derp:1"
     assert update.latency == pytest.approx(0.02)
-    assert world.core.route(world.far.key, T0 + 0.03) == (Route(LAN, None), [])
+    assert world.core.route(world.far.key, T0 + 0.03) == (Route(UdpPath(LAN), None), [])
 
 
 def test_trusted_route_is_one_cached_object() -> None:
@@ -187,16 +187,16 @@ def test_the_promoted_path_is_the_one_pinged_not_where_the_pong_came_from() -> N
     effects = world.core.route(world.far.key, T0)[1]
     pong = world.far.pong(world.far.pings(effects)[UdpPath(LAN)])
     world.core.receive_disco(pong, UdpPath(WAN), T0 + 0.02)
-    assert world.core.route(world.far.key, T0 + 0.03)[0] == Route(LAN, None)
+    assert world.core.route(world.far.key, T0 + 0.03)[0] == Route(UdpPath(LAN), None)
 
 
 def test_trust_ends_6_5_seconds_after_the_last_pong_and_traffic_goes_both_ways() -> None:
     world = World(LAN)
     world.go_direct()  # pong at T0 + 0.02
     world.advance(T0 + 6.52)  # heartbeats at +3 and +6, unanswered
-    assert world.core.route(world.far.key, T0 + 6.52)[0] == Route(LAN, None)
+    assert world.core.route(world.far.key, T0 + 6.52)[0] == Route(UdpPath(LAN), None)
     route, effects = world.core.route(world.far.key, T0 + 6.53)
-    assert route == Route(LAN, HOME)
+    assert route == Route(UdpPath(LAN), HOME)
     assert updates(effects) == [(PathKind.RELAYED, "derp:1", "no-pong")]
     assert set(world.far.pings(effects)) == {UdpPath(LAN)}
     assert len(world.far.calls(effects)) == 1
@@ -227,7 +227,7 @@ def test_after_a_cut_the_path_is_given_up_at_the_ping_timeout() -> None:
     world = World(LAN)
     world.go_direct()
     world.advance(T0 + 7.9)
-    assert world.core.route(world.far.key, T0 + 7.9)[0] == Route(LAN, HOME)
+    assert world.core.route(world.far.key, T0 + 7.9)[0] == Route(UdpPath(LAN), HOME)
     world.advance(T0 + 8.0)  # the heartbeat of +3 timed out, trust has ended
     assert world.core.route(world.far.key, T0 + 8.1)[0] == Route(None, HOME)
 
@@ -239,7 +239,7 @@ def test_after_a_sleep_of_the_machine_the_first_send_goes_both_ways() -> None:
     world.core.on_timer(T0 + 100)  # no timers ran meanwhile: the machine slept
     world.core.set_local_endpoints([MINE], T0 + 100)
     route, effects = world.core.route(world.far.key, T0 + 100)
-    assert route == Route(LAN, HOME)
+    assert route == Route(UdpPath(LAN), HOME)
     assert set(world.far.pings(effects)) == {UdpPath(LAN)}
 
 
@@ -254,11 +254,11 @@ def test_a_quiet_session_that_wakes_stays_direct_if_the_peer_answers() -> None:
     now += 60
     world.core.set_local_endpoints([MINE], now)
     route, effects = world.core.route(world.far.key, now)
-    assert route == Route(LAN, HOME)
+    assert route == Route(UdpPath(LAN), HOME)
     assert updates(effects) == []
     pong = world.far.pong(world.far.pings(effects)[UdpPath(LAN)])
     assert updates(world.core.receive_disco(pong, UdpPath(LAN), now + 0.02)) == []
-    assert world.core.route(world.far.key, now + 0.03)[0] == Route(LAN, None)
+    assert world.core.route(world.far.key, now + 0.03)[0] == Route(UdpPath(LAN), None)
 
 
 @pytest.mark.parametrize(("latency", "searches"), [(0.004, False), (0.020, True)])
@@ -392,7 +392,7 @@ def test_call_me_maybe_drops_called_candidates_no_longer_listed() -> None:
     world = World()
     effects = world.core.receive_disco(world.far.call(WAN), world.relay(), T0)
     world.core.receive_disco(world.far.pong(world.far.pings(effects)[UdpPath(WAN)]), UdpPath(WAN), T0 + 0.02)
-    assert world.core.route(world.far.key, T0 + 0.1)[0] == Route(WAN, None)
+    assert world.core.route(world.far.key, T0 + 0.1)[0] == Route(UdpPath(WAN), None)
     effects = world.core.receive_disco(world.far.call(LAN), world.relay(), T0 + 1)
     assert updates(effects) == [(PathKind.RELAYED, "derp:1", "candidate-gone")]
     assert world.core.route(world.far.key, T0 + 1.1)[0] == Route(None, HOME)
@@ -498,7 +498,7 @@ def test_new_disco_key_from_the_coordinator_ends_trust_and_is_used() -> None:
     world.go_direct()
     reborn = Far(60, world.public)
     effects = world.core.upsert_peer(world.far.key, reborn.public, home=HOME, endpoints=[LAN], now=T0 + 6)
-    assert world.core.route(world.far.key, T0 + 6)[0] == Route(LAN, HOME)
+    assert world.core.route(world.far.key, T0 + 6)[0] == Route(UdpPath(LAN), HOME)
     assert set(reborn.pings(effects)) == {UdpPath(LAN)}
     assert reasons(world.core.receive_disco(world.far.ping(), UdpPath(LAN), T0 + 7)) == ["unknown-disco-key"]
 
@@ -517,11 +517,11 @@ def test_first_announcement_in_band_ends_trust_even_if_it_repeats_the_key() -> N
     world = World(LAN)
     world.go_direct()
     world.core.set_disco_key(world.far.key, world.far.public, T0 + 1)
-    assert world.core.route(world.far.key, T0 + 1)[0] == Route(LAN, HOME)
+    assert world.core.route(world.far.key, T0 + 1)[0] == Route(UdpPath(LAN), HOME)
     ping = world.far.pings(world.core.route(world.far.key, T0 + 6)[1])[UdpPath(LAN)]
     world.core.receive_disco(world.far.pong(ping), UdpPath(LAN), T0 + 6.02)
     assert world.core.set_disco_key(world.far.key, world.far.public, T0 + 7) == []
-    assert world.core.route(world.far.key, T0 + 7)[0] == Route(LAN, None)
+    assert world.core.route(world.far.key, T0 + 7)[0] == Route(UdpPath(LAN), None)
 
 
 def test_candidates_that_leave_the_netmap_go_and_new_ones_are_pinged_at_once() -> None:
@@ -602,7 +602,7 @@ def test_too_big_for_the_local_link_is_only_noted() -> None:
     world = World(LAN, WAN)
     world.go_direct()
     assert world.core.send_failed(UdpPath(WAN), T0 + 1, too_big=True) == []
-    assert world.core.route(world.far.key, T0 + 1)[0] == Route(LAN, None)
+    assert world.core.route(world.far.key, T0 + 1)[0] == Route(UdpPath(LAN), None)
     assert world.core.path(world.far.key).candidates[1].why_not == "packets too big for the local link"
 
 
@@ -667,7 +667,7 @@ def test_small_user_ping_cannot_vouch_for_full_size_packets() -> None:
     txid, effects = world.core.ping(world.far.key, T0 + 6.6, via="direct", size=124)
     small = next(p for p in (m for _, m in world.far.heard(effects)) if isinstance(p, disco.Ping) and p.txid == txid)
     world.core.receive_disco(world.far.pong(small), UdpPath(LAN), T0 + 6.7)
-    assert world.core.route(world.far.key, T0 + 6.8)[0] == Route(LAN, HOME)
+    assert world.core.route(world.far.key, T0 + 6.8)[0] == Route(UdpPath(LAN), HOME)
 
 
 def test_larger_user_ping_raises_the_proven_wire_mtu() -> None:

@@ -95,7 +95,7 @@ def test_a_flood_does_not_push_out_the_path_in_use() -> None:
             magicsock.receive_disco(sealed(disco.Pong(ping.txid, ADDR).encode()), UdpPath(learnt), 0.01)
     for i, addr in enumerate(spoofed(500)):
         magicsock.receive_disco(sealed(disco.Ping(i.to_bytes(12, "big"), THEM).encode()), UdpPath(addr), 1.0)
-    assert magicsock.route(THEM, 1.0)[0] == Route(learnt, None)
+    assert magicsock.route(THEM, 1.0)[0] == Route(UdpPath(learnt), None)
     assert magicsock.peer_for_source(learnt) == THEM
 
 
@@ -131,7 +131,7 @@ def test_candidate_table_is_bounded_whatever_happens(events: list[tuple[str, int
             table.list_from_call(some, now)
         else:
             for addr in some:
-                table.learn_from_ping(addr, b"t" * 12, now)
+                table.learn_from_ping(UdpPath(addr), b"t" * 12, now)
         assert len(table) <= 2 * c.MAX_LISTED_ENDPOINTS + c.CANDIDATE_PRUNE_THRESHOLD
 
 
