@@ -20,7 +20,8 @@ class NatFacts:
     gateway answers, of ``pmp pcp upnp``. `port_mapped`: one of them opened a port for us. `gateway_asked`: the gateway
     was probed, so that an empty `port_mapping` means "none". `mtu`: bytes, the smallest interface in use.
     `direct_allowed` False: a rule forbids direct paths at this end; `direct_rule` says which, in words.
-    `listen_port`: the fixed UDP port that was asked for, 0 = any.
+    `listen_port`: the fixed UDP port that was asked for, 0 = any. `nat_layers`: how many NATs lie between us and the
+    Internet, 0 = not known: behind more than one, a port mapping of the nearest router is of no use.
     """
 
     udp: bool | None = None
@@ -38,6 +39,7 @@ class NatFacts:
     direct_allowed: bool | None = None
     direct_rule: str = ""
     listen_port: int = 0
+    nat_layers: int = 0
 
     def updated(self, newer: NatFacts) -> NatFacts:
         """These facts, with everything that `newer` knows taken from there."""
@@ -45,6 +47,8 @@ class NatFacts:
         for field in fields(self):
             new, old = getattr(newer, field.name), getattr(self, field.name)
             known[field.name] = old if new is None or (new in (0, "", frozenset()) and new is not False) else new
+        if newer.mapping_varies is not None:  # a pattern belongs to the mappings that it was seen in
+            known["port_step"] = newer.port_step
         return NatFacts(**known)
 
 

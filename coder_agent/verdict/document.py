@@ -69,6 +69,7 @@ def facts_from_document(document: object, where: str = "facts") -> NatFacts:
         direct_allowed=fields.maybe("direct_allowed"),
         direct_rule=fields.text("direct_rule"),
         listen_port=fields.number("listen_port"),
+        nat_layers=fields.number("nat_layers"),
     )
 
 

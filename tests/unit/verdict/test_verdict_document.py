@@ -47,6 +47,7 @@ facts = st.builds(
     direct_allowed=maybe,
     direct_rule=texts,
     listen_port=counts,
+    nat_layers=counts,
 )
 reports = st.builds(
     PathReport,
