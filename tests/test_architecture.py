@@ -47,6 +47,7 @@ ROOMS: dict[str, Room] = {
     "hooks": room("errors base", "plugins build on it: it must not drag the product behind it"),
     "runtime": room(f"{CORES} hooks __version__", "tasks and sockets: it drives cores and knows no program"),
     "rpc": room(f"{CORES} hooks runtime", "the public face of the control wire"),
+    "http": room("hooks runtime", "the public face of HTTP"),
     "workspace_name": room("errors", "a value that the command line and the client share"),
     "directory": room(
         "errors runtime.http workspace_name", "what the server says of workspaces, for client and commands"
@@ -69,7 +70,7 @@ ROOMS: dict[str, Room] = {
 }
 """What a room may import from the core: rooms, or single modules of a room."""
 
-FOR_PLUGINS = "errors base protocols verdict hooks node rpc client api workspace_name cli __version__ hookimpl connect"
+FOR_PLUGINS = "errors base protocols verdict hooks node rpc http client api workspace_name cli __version__ hookimpl connect"
 PLUGINS_WHY = "what plugins may import is what we keep stable; runtime is not, and plugins must be removable one by one"
 PLUGINS_EXTRA = {
     "server": "coordination",  # the coordinator's only host

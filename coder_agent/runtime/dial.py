@@ -61,13 +61,15 @@ class Endpoint:
         return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
-async def dial(endpoint: Endpoint, options: DialOptions, *, timeout: float = CONNECT_TIMEOUT) -> anyio.abc.ByteStream:
-    """Connect to `endpoint`. Raises TransportBroken, ConfigError."""
+async def dial(
+    endpoint: Endpoint, options: DialOptions, *, timeout: float = CONNECT_TIMEOUT, address: str = ""
+) -> anyio.abc.ByteStream:
+    """Connect to `endpoint`, at `address` if given (but not through a proxy). Raises TransportBroken, ConfigError."""
     context = tls_context(options.ca_file, options.insecure) if endpoint.secure else None
     proxy = proxy_for(endpoint, options)
     try:
         with anyio.fail_after(timeout):
-            stream = await (_direct(endpoint) if proxy is None else _through(proxy, endpoint))
+            stream = await (_direct(endpoint, address) if proxy is None else _through(proxy, endpoint))
             return stream if context is None else await _start_tls(stream, endpoint, context)
     except TimeoutError as exc:
         raise TransportBroken(
@@ -111,9 +113,9 @@ def tls_context(ca_file: str | None, insecure: bool) -> ssl.SSLContext:
 # ---------------------------------------------------------------- steps
 
 
-async def _direct(endpoint: Endpoint) -> anyio.abc.ByteStream:
+async def _direct(endpoint: Endpoint, address: str) -> anyio.abc.ByteStream:
     try:
-        return await anyio.connect_tcp(endpoint.host, endpoint.port)
+        return await anyio.connect_tcp(address or endpoint.host, endpoint.port)
     except OSError as exc:
         raise _unreachable(endpoint, exc) from exc
 

@@ -43,7 +43,7 @@ def usable(addresses: Iterable[Address]) -> list[Address]:
     for address in dict.fromkeys(addresses):
         if address.is_loopback:
             loopback.append(address)
-        elif address.is_unspecified or address.is_multicast or _is_overlay(address):
+        elif address.is_unspecified or address.is_multicast or is_overlay(address):
             continue
         elif address.is_link_local:
             if isinstance(address, IPv4Address):
@@ -60,7 +60,8 @@ def families_of(addresses: Iterable[Address]) -> frozenset[Family]:
     )
 
 
-def _is_overlay(address: Address) -> bool:
+def is_overlay(address: Address) -> bool:
+    """True inside our own tunnels' prefixes."""
     return isinstance(address, IPv6Address) and address.packed[:6] in (TAILSCALE_PREFIX, CODER_PREFIX)
 
 

@@ -73,6 +73,13 @@ def literal_address(node: DerpNode, family: Family) -> str | None:
     return str(address) if isinstance(address, IPv4Address) == (family == "v4") else None
 
 
+def https_nodes(derp_map: DerpMap) -> list[DerpNode]:
+    """One relay node per region that may be measured: whom to ask over HTTPS when UDP gets nowhere."""
+    regions = [r for r in derp_map.regions.values() if not (r.avoid or r.no_measure_no_home)]
+    relays = [[node for node in region.nodes if not node.stun_only] for region in regions]
+    return [nodes[0] for nodes in relays if nodes]
+
+
 def plan_round(derp_map: DerpMap, families: frozenset[Family], last: LastRound | None) -> list[ProbeSet]:
     """The sets of one round. `last` None = everything is asked; else only the best regions of the last round."""
     regions = [r for r in derp_map.regions.values() if r.nodes and not r.no_measure_no_home]

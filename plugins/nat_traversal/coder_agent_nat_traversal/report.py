@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from coder_agent.base.addresses import AddrPort
+from coder_agent.base.nat_facts import NatFacts
 from coder_agent.protocols.effects import Dropped
 from coder_agent.protocols.stun import BindingResponse, encode_request, parse_response
 
-from .interfaces import Family
+from .interfaces import Address, Family
+from .mapping import Mappings, impossible
 from .plan import LastRound, Probe, ProbeSet
 
 ROUND_TIMEOUT = 3.0
@@ -36,6 +38,7 @@ class _InFlight:
     probe: Probe
     destination: AddrPort
     sent: float
+    order: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +59,24 @@ class StunRound:
     rng: Callable[[int], bytes]
     started: float
     full: bool = True
+    own: Collection[Address] = ()
+    """Addresses of our interfaces."""
     latency: dict[tuple[int, Family], float] = field(default_factory=dict)
-    mapping_varies: bool | None = None
-    """Another port or address per destination? Known once two different IPv4 servers answered."""
     dropped: Counter[str] = field(default_factory=Counter)
     _sets: dict[tuple[int, Family], _Set] = field(default_factory=dict)
     _in_flight: dict[bytes, _InFlight] = field(default_factory=dict)
-    _seen: Counter[AddrPort] = field(default_factory=Counter)
-    _by_destination: dict[AddrPort, AddrPort] = field(default_factory=dict)
+    mappings: Mappings = field(default_factory=Mappings)
+    _order: dict[AddrPort, int] = field(default_factory=dict)
     _enough_at: float | None = None
 
     def __post_init__(self) -> None:
         for probes in self.sets:
             self._sets[probes[0].region, probes[0].family] = _Set(list(probes))
+
+    @property
+    def mapping_varies(self) -> bool | None:
+        """Another port or address per destination? Known once two different IPv4 servers answered."""
+        return self.mappings.varies()
 
     @property
     def answered(self) -> bool:
@@ -99,7 +107,8 @@ class StunRound:
     def request(self, probe: Probe, destination: AddrPort, now: float) -> bytes:
         """The datagram to send to `destination` now."""
         txid = self.rng(_TXID_SIZE)
-        self._in_flight[txid] = _InFlight(probe, destination, now)
+        order = self._order.setdefault(destination, len(self._order))
+        self._in_flight[txid] = _InFlight(probe, destination, now, order)
         return encode_request(txid)
 
     def receive(self, packet: bytes, now: float) -> Answer | None:
@@ -115,19 +124,32 @@ class StunRound:
         if asked is None:
             self.dropped["stun-unknown-txid"] += 1
             return None
+        reason = impossible(response.mapped, asked.destination, self.own)
+        if reason is None and not 0 <= now - asked.sent <= ROUND_TIMEOUT:
+            reason = "stun-clock-jumped"  # the machine slept, say: this would be no latency
+        if reason is not None:
+            self.dropped[reason] += 1
+            return None
         return self._accept(asked, response, now)
 
     def endpoints(self) -> list[AddrPort]:
-        """What to offer peers: per family the first one seen, then those seen more than once.
+        """What to offer peers (`Mappings.endpoints`)."""
+        return self.mappings.endpoints()
 
-        The others are the one-off ports of a hard NAT. Source: tailscale wgengine/magicsock/magicsock.go
-        (determineEndpoints).
-        """
-        offered: list[AddrPort] = []
-        for is_ipv6 in (False, True):
-            seen = [addr for addr in self._seen if addr.is_ipv6 == is_ipv6]
-            offered += seen[:1] + [addr for addr in seen[1:] if self._seen[addr] > 1]
-        return offered
+    def facts(self, *, over: bool) -> NatFacts:
+        """What this round says of our network. What did not work is only said when the round is `over`."""
+        works = {family: any(key[1] == family for key in self.latency) for family in ("v4", "v6")}
+        asked = {family for _, family in self._sets}
+        v4, v6 = (works[f] or (False if over and f in asked else None) for f in ("v4", "v6"))
+        return NatFacts(
+            udp=self.answered or (False if over and asked else None),
+            ipv4=v4,
+            ipv6=v6,
+            mapping_varies=self.mapping_varies,
+            port_step=self.mappings.port_step(),
+            public_v4=self.mappings.public(is_ipv6=False),
+            public_v6=self.mappings.public(is_ipv6=True),
+        )
 
     def result(self) -> LastRound:
         """What the next round's plan needs."""
@@ -138,22 +160,11 @@ class StunRound:
         latency = max(now - asked.sent, MIN_LATENCY)
         self.latency[key] = min(latency, self.latency.get(key, latency))
         self._sets[key].answered = True
-        mapped = response.mapped
-        self._seen[mapped] += 1
-        if not mapped.is_ipv6:
-            self._compare(asked.destination, mapped)
+        self.mappings.add(asked.destination, response.mapped, asked.order)
         regions = {region for region, _ in self.latency}
         if self._enough_at is None and len(regions) >= ENOUGH_REGIONS:
             self._enough_at = now + max(self.latency.values()) * (2 if self.full else 1)
-        return Answer(*key, mapped, self.latency[key])
-
-    def _compare(self, destination: AddrPort, mapped: AddrPort) -> None:
-        others = [seen for server, seen in self._by_destination.items() if server != destination]
-        self._by_destination[destination] = mapped
-        if any(seen != mapped for seen in others):
-            self.mapping_varies = True
-        elif others and self.mapping_varies is None:
-            self.mapping_varies = False
+        return Answer(*key, response.mapped, self.latency[key])
 
     def _would_help(self, probe: Probe) -> bool:
         known_regions = {region for region, _ in self.latency}

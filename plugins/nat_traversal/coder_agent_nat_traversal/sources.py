@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coder_agent.hooks import CandidateSource
+from coder_agent.hooks import CandidateSource, DialOptions
 
 from .interfaces import LocalInterfaces
 from .settings import NatSettings
@@ -10,13 +10,13 @@ from .static import StaticEndpoints
 from .stun import StunSource
 
 
-def build_sources(settings: NatSettings) -> list[CandidateSource]:
-    """Only sources that have something to do."""
+def build_sources(settings: NatSettings, dial: DialOptions | None = None) -> list[CandidateSource]:
+    """Only sources that have something to do. `dial`: how relays are reached over HTTPS."""
     sources: list[CandidateSource] = []
     if settings.local:
         sources.append(LocalInterfaces())
     if settings.stun:
-        sources.append(StunSource(guess_local_port=settings.stun_local_port))
+        sources.append(StunSource(guess_local_port=settings.stun_local_port, dial=dial or DialOptions()))
     if settings.endpoints:
         sources.append(StaticEndpoints(settings.static_endpoints()))
     return sources

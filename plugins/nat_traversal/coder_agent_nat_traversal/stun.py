@@ -2,7 +2,8 @@
 
 One round at a time. A round starts when the node asks for it (start, new map, link change, call-me-maybe with a stale
 list) and, as long as somebody keeps asking, every 20 to 26 seconds, so that mappings stay open and the list stays
-fresh. A node that nobody asks falls silent, unless it has had no answer yet.
+fresh. A node that nobody asks falls silent; if it has had no answer yet, it goes on trying, ever more rarely. Where UDP
+does not get through at all, the regions' latency is measured over HTTPS instead.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import anyio
+import anyio.abc
 
 from coder_agent.base.addresses import AddrPort
-from coder_agent.hooks import Candidate, CandidateContext, CandidateKind
+from coder_agent.base.derp_map import DerpNode
+from coder_agent.base.nat_facts import NatFacts
+from coder_agent.hooks import Candidate, CandidateContext, CandidateKind, DialOptions
 
+from .https import Measure, measure_https
 from .interfaces import POLL_INTERVAL, Address, Family, families_of, read_addresses, usable
-from .plan import LastRound, Probe, literal_address, plan_round, stun_port
+from .plan import LastRound, Probe, https_nodes, literal_address, plan_round, stun_port
 from .report import StunRound
 from .resolver import Resolver
 from .tracker import EndpointTracker
@@ -35,6 +40,11 @@ FULL_INTERVAL = 300.0
 """Seconds between rounds that ask every region. Source: tailscale net/netcheck/netcheck.go."""
 MIN_INTERVAL = 1.0
 """Seconds from one round's start to the next: requests in between are answered by one round."""
+SILENT_BACKOFF_LIMIT = 120.0
+"""Seconds between rounds, at most, while no server has ever answered and nobody asks: each round without an answer
+doubles the time, so that an idle node behind a firewall hardly sends."""
+HTTPS_INTERVAL = 300.0
+"""Seconds between measurements over HTTPS: one costs a TLS handshake per region."""
 
 
 @dataclass(slots=True)
@@ -46,6 +56,8 @@ class StunSource:
     uniform: Callable[[float, float], float] = random.uniform
     addresses: Callable[[], Sequence[Address]] = read_addresses
     resolver: Resolver = field(default_factory=Resolver)
+    measure: Measure = measure_https
+    dial: DialOptions = field(default_factory=DialOptions)
     name: str = "stun"
 
     async def run(self, context: CandidateContext) -> None:
@@ -56,7 +68,7 @@ class StunSource:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(prober.listen)
                 tasks.start_soon(prober.watch_interfaces)
-                await prober.run()
+                await prober.run(tasks)
         finally:
             unsubscribe()
 
@@ -77,6 +89,9 @@ class _Prober:
         self._wake = anyio.Event()
         self._published: list[Candidate] = []
         self._varies_known = False
+        self._silent_rounds = 0
+        self._last_https = float("-inf")
+        self._https: anyio.abc.TaskGroup | None = None
 
     # ------------------------------------------------------------ what wakes it
 
@@ -88,6 +103,8 @@ class _Prober:
             return
         for endpoint in reversed(current.endpoints()):
             self._tracker.note(endpoint, now)
+        for endpoint in current.mappings.refuted():
+            self._tracker.forget(endpoint)
         self._context.report_latency(answer.region, answer.family, answer.latency)
         offered = self._candidates(now, current)
         if offered != self._published:  # at once: a peer may be waiting for it
@@ -109,6 +126,7 @@ class _Prober:
             found = usable(self._source.addresses())
             if set(found) != set(known):
                 known, self._last = found, None
+                self._last_https = float("-inf")
                 self._request()
 
     def _request(self) -> None:
@@ -118,8 +136,9 @@ class _Prober:
 
     # ------------------------------------------------------------ rounds
 
-    async def run(self) -> None:
-        """Wait for a reason, do a round, and again."""
+    async def run(self, tasks: anyio.abc.TaskGroup) -> None:
+        """Wait for a reason, do a round, and again. `tasks` gets what may take longer than a round."""
+        self._https = tasks
         while True:
             await self._wait_for_reason()
             await anyio.sleep(max(0.0, self._last_start + MIN_INTERVAL - anyio.current_time()))
@@ -130,8 +149,11 @@ class _Prober:
         now = anyio.current_time()
         silent = self._last is not None and not self._last.latency
         timeout = float("inf")
-        if self._last is not None and (silent or now - self._last_request <= ACTIVE_FOR):
+        active = now - self._last_request <= ACTIVE_FOR
+        if self._last is not None and (silent or active):
             timeout = self._source.uniform(*PERIODIC)
+            if not active:
+                timeout = min(timeout * 2 ** min(self._silent_rounds, 8), SILENT_BACKOFF_LIMIT)
         with anyio.move_on_after(timeout):
             while not self._requested:
                 await self._sleep_until_woken()
@@ -152,7 +174,7 @@ class _Prober:
         self._last_start = now
         if full:
             self._last_full = now
-        current = self._round = StunRound(sets, self._source.rng, now, full)
+        current = self._round = StunRound(sets, self._source.rng, now, full, self._source.addresses())
         try:
             async with anyio.create_task_group() as tasks:
                 while not self._is_over(current):
@@ -182,10 +204,31 @@ class _Prober:
 
     def _conclude(self, current: StunRound) -> None:
         self._last = current.result()
+        self._silent_rounds = 0 if current.answered else self._silent_rounds + 1
+        self._context.report_nat(current.facts(over=True))
+        if not current.answered:
+            self._ask_by_https()
         if current.mapping_varies is not None or not self._varies_known:
             self._varies_known = current.mapping_varies is not None
             self._context.report_mapping_varies(current.mapping_varies)
         self._publish(self._candidates(anyio.current_time(), current))  # also unchanged: it is fresh
+
+    def _ask_by_https(self) -> None:
+        """No UDP: a home region is needed all the same, and the nearest is still the best."""
+        now = anyio.current_time()
+        if self._https is None or now - self._last_https < HTTPS_INTERVAL:
+            return
+        self._last_https = now
+        for node in https_nodes(self._context.derp_map()):
+            self._https.start_soon(self._measure, node)
+
+    async def _measure(self, node: DerpNode) -> None:
+        answer = await self._source.measure(node, self._source.dial)
+        if answer.latency is None:
+            log.debug("region %d does not answer over HTTPS either: %s", node.region_id, answer.error)
+            return
+        self._context.report_latency(node.region_id, answer.family, answer.latency)
+        self._context.report_nat(NatFacts(ipv4=True) if answer.family == "v4" else NatFacts(ipv6=True))
 
     # ------------------------------------------------------------ results
 

@@ -8,7 +8,7 @@ LIFE = 310.0
 """Seconds (5 min 10 s): a full round's interval and some. Source: tailscale wgengine/magicsock/endpoint_tracker.go."""
 PER_ADDRESS = 6
 """Endpoints kept per IP address: a NAT that changes ports would otherwise fill the list. Same source."""
-TOTAL = 64
+TOTAL = 16
 """A bound for the whole list: servers name whatever addresses they like."""
 
 
@@ -27,6 +27,10 @@ class EndpointTracker:
             del self._seen[old]
         for old in list(self._seen)[:-TOTAL]:
             del self._seen[old]
+
+    def forget(self, addr: AddrPort) -> None:
+        """`addr` was never ours."""
+        self._seen.pop(addr, None)
 
     def recent(self, now: float) -> list[AddrPort]:
         """Those not older than `LIFE`, the latest first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
+import pytest
 from coder_agent_nat_traversal.interfaces import Family
 from coder_agent_nat_traversal.plan import Probe
 from coder_agent_nat_traversal.report import Answer, StunRound
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from coder_agent.base.addresses import AddrPort
 from coder_agent.base.derp_map import DerpNode
+from coder_agent.base.nat_facts import NatFacts
 from coder_agent.protocols.stun import encode_response
 
 US = AddrPort("203.0.113.7", 41641)
@@ -31,8 +33,8 @@ def tries(region: int, family: Family = "v4", delays: tuple[float, ...] = TRIES)
     return tuple(Probe(region, DerpNode(str(region), region, "stun.example"), family, delay) for delay in delays)
 
 
-def server(region: int) -> AddrPort:
-    return AddrPort(f"192.0.2.{region}", 3478)
+def server(region: int, family: Family) -> AddrPort:
+    return AddrPort(f"192.0.2.{region}" if family == "v4" else f"2001:db8:5::{region}", 3478)
 
 
 class Script:
@@ -44,7 +46,7 @@ class Script:
     def ask(self, now: float) -> dict[tuple[int, str], bytes]:
         """Send what is due; the requests by region and family."""
         return {
-            (probe.region, probe.family): self.round.request(probe, server(probe.region), now)
+            (probe.region, probe.family): self.round.request(probe, server(probe.region, probe.family), now)
             for probe in self.round.due(now)
         }
 
@@ -117,27 +119,29 @@ def test_another_port_per_server_means_a_hard_nat_for_good() -> None:
     asked = script.ask(100.0)
     script.answer(asked[1, "v4"], US, 100.1)
     script.answer(asked[2, "v4"], US_ELSEWHERE, 100.1)
-    script.answer(asked[3, "v4"], US, 100.1)
+    script.answer(asked[3, "v4"], AddrPort(US.host, 60000), 100.1)
     assert script.round.mapping_varies is True
-    assert script.round.endpoints() == [US]  # the one-off port is of no use to anybody
+    assert script.round.endpoints() == [US]  # the one-off ports are of no use to anybody
 
 
 def test_ipv6_says_nothing_about_the_nat_and_is_offered_after_ipv4() -> None:
     script = Script(tries(1, "v6"), tries(2, "v6"), tries(2, "v4"))
     asked = script.ask(100.0)
     script.answer(asked[1, "v6"], US_V6, 100.1)
-    script.answer(asked[2, "v6"], AddrPort("2001:db8::8", 1), 100.1)
+    script.answer(asked[2, "v6"], AddrPort(US_V6.host, 1), 100.1)
     script.answer(asked[2, "v4"], US, 100.1)
     assert script.round.mapping_varies is None
     assert script.round.endpoints() == [US, US_V6]
 
 
-def test_an_address_seen_twice_is_offered_beside_the_first() -> None:
+def test_what_two_servers_saw_outvotes_the_third() -> None:
     script = Script(tries(1), tries(2), tries(3))
     asked = script.ask(100.0)
     for number, mapped in ((1, US), (2, US_ELSEWHERE), (3, US_ELSEWHERE)):
         script.answer(asked[number, "v4"], mapped, 100.1)
-    assert script.round.endpoints() == [US, US_ELSEWHERE]
+    assert script.round.endpoints() == [US_ELSEWHERE]
+    assert script.round.mapping_varies is False
+    assert script.round.mappings.refuted() == [US]
 
 
 def test_tries_that_teach_nothing_more_are_not_made() -> None:
@@ -159,6 +163,62 @@ def test_three_regions_are_enough_and_the_rest_gets_twice_the_slowests_time() ->
         assert abs(script.round.deadline() - end) < 1e-6
         assert not script.round.finished(end - 0.001)
         assert script.round.finished(end + 0.001)
+
+
+def test_what_a_round_says_of_the_network() -> None:
+    script = Script(tries(1, "v4"), tries(2, "v4"), tries(1, "v6"))
+    assert script.round.facts(over=False) == NatFacts()
+    asked = script.ask(100.0)
+    script.answer(asked[1, "v4"], US, 100.1)
+    assert script.round.facts(over=False) == NatFacts(udp=True, ipv4=True, public_v4=US)
+    script.answer(asked[2, "v4"], US, 100.1)
+    over = NatFacts(udp=True, ipv4=True, ipv6=False, mapping_varies=False, public_v4=US)
+    assert script.round.facts(over=True) == over
+    silent = Script(tries(1, "v4"))
+    silent.ask(100.0)
+    assert silent.round.facts(over=True) == NatFacts(udp=False, ipv4=False)
+    assert Script().round.facts(over=True) == NatFacts()  # nobody was asked
+
+
+@pytest.mark.parametrize(
+    ("mapped", "reason"),
+    [
+        ("203.0.113.7:0", "stun-port-zero"),
+        ("0.0.0.0:9", "stun-no-host-address"),
+        ("255.255.255.255:9", "stun-no-host-address"),
+        ("224.0.0.251:5353", "stun-no-host-address"),
+        ("127.0.0.1:9", "stun-loopback-address"),
+        ("192.168.1.1:9", "stun-private-address"),
+        ("100.64.0.1:9", "stun-private-address"),
+        ("[2001:db8::7]:9", "stun-wrong-family"),
+    ],
+)
+def test_an_address_that_no_server_can_have_seen_is_dropped_and_counted(mapped: str, reason: str) -> None:
+    script = Script(tries(1))
+    (request,) = script.ask(100.0).values()
+    assert script.answer(request, AddrPort.parse(mapped), 100.1) is None
+    assert script.round.dropped == {reason: 1}
+    assert not script.round.answered
+    assert script.round.endpoints() == []
+
+
+@pytest.mark.parametrize("moment", [pytest.param(99.9, id="backwards"), pytest.param(3700.0, id="an-hour-ahead")])
+def test_a_clock_that_jumps_gives_no_latency(moment: float) -> None:
+    script = Script(tries(1))
+    (request,) = script.ask(100.0).values()
+    assert script.answer(request, US, moment) is None
+    assert script.round.latency == {}
+    assert script.round.dropped == {"stun-clock-jumped": 1}
+
+
+def test_a_flood_of_answers_to_one_question_counts_once() -> None:
+    script = Script(tries(1), tries(2))
+    asked = script.ask(100.0)
+    for port in range(1, 1001):
+        script.answer(asked[1, "v4"], AddrPort("203.0.113.7", port), 100.01)
+    assert len(script.round.endpoints()) == 1
+    assert script.round.dropped == {"stun-unknown-txid": 999}
+    assert script.round.mapping_varies is None
 
 
 @given(st.binary(max_size=100))
@@ -187,4 +247,4 @@ def test_a_nat_that_changes_ports_fills_neither_list_nor_memory() -> None:
     assert [addr.port for addr in tracker.recent(100.0)] == [99, 98, 97, 96, 95, 94]
     for number in range(1000):
         tracker.note(AddrPort(f"10.0.{number // 250}.{number % 250}", 1), 100.0)
-    assert len(tracker.recent(100.0)) == 64
+    assert len(tracker.recent(100.0)) == 16

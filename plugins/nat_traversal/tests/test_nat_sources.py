@@ -247,10 +247,12 @@ async def test_stun_keeps_trying_until_anybody_answers_at_all() -> None:
     server.sees = None
     async with running(stun_source(), context):
         await reach(600.0)
-        assert len(server.asked) > 3 * 20
+        rounds = [at for at in server.asked if server.asked.index(at) % 3 == 0]
+        gaps = [round(later - earlier) for earlier, later in itertools.pairwise(rounds)]
+        assert gaps == [26, 26, 123, 123, 123, 123]  # an idle node without UDP sends ever less
         assert context.varies == [None] * len(context.varies)
         server.sees = US
-        await reach(630.0)
+        await reach(700.0)
         assert context.offered == [US]
 
 
@@ -263,7 +265,7 @@ async def test_stun_keeps_an_endpoint_through_a_lost_round() -> None:
         context.refresh()
         await reach(100.0)
         assert context.offered == [US]
-        await reach(340.0)
+        await reach(440.0)
         assert context.offered == []
 
 
