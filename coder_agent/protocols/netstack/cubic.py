@@ -102,6 +102,14 @@ class Cubic:
         self.cwnd = min(self.cwnd, INITIAL_SEGMENTS * self.mss)
         self._epoch = None
 
+    def restart(self) -> None:
+        """Another path carries the packets now: what was learnt about the old one's capacity holds no more."""
+        self.cwnd = INITIAL_SEGMENTS * self.mss
+        self.ssthresh = float("inf")
+        self._w_max = self._growth = 0.0
+        self._epoch = None
+        self._reset_rounds()
+
     def _slow_start(self, acked: int, una: int, sent: int, latest: float) -> None:
         self.cwnd += acked if self._css_baseline is None else acked // _CSS_GROWTH_DIVISOR
         if latest:

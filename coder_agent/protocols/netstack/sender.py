@@ -24,6 +24,8 @@ _MIN_PROBE = 0.01
 _DELAYED_ACK = 0.05
 """What a peer may sit on the acknowledgement of a single segment (Linux: 40 ms)."""
 _MAX_BACKOFF = 16
+_HEAD_SEGMENTS = 10
+"""What is sent again, from the first unacknowledged byte on, when the path is in doubt: an initial window (RFC 6928)."""
 
 
 class Run(NamedTuple):
@@ -70,10 +72,12 @@ class Sender:
         "_progress_at",
         "_heard_at",
         "_sent_at",
+        "_start",
     )
 
     def __init__(self, start: int, config: StackConfig, mss: int, rows: int) -> None:
         self.config = config
+        self._start = start
         self.board = Scoreboard(start)
         self.buffer = SendBuffer(start)
         self.cubic = Cubic(mss)
@@ -119,6 +123,31 @@ class Sender:
     def fin_acked(self) -> bool:
         """True once the peer has everything including the FIN."""
         return self.board.una > self.buffer.end
+
+    @property
+    def has_backlog(self) -> bool:
+        """True while there is more to send than the network takes; the peer's window is another matter."""
+        return self.board.lost > 0 or (self._limited and self.buffer.end > self.board.nxt)
+
+    @property
+    def acked(self) -> int:
+        """Bytes that have arrived in order, since the start."""
+        return self.board.una - self._start
+
+    @property
+    def resent(self) -> int:
+        """Bytes sent more than once, about."""
+        return self.retransmits * self.mss
+
+    @property
+    def unanswered_since(self) -> float | None:
+        """When the peer was last heard or asked, while an acknowledgement is due."""
+        return max(self._progress_at, self._heard_at) if self.outstanding else None
+
+    @property
+    def heard_at(self) -> float:
+        """When the last acknowledgement came."""
+        return self._heard_at
 
     def negotiated(self, mss: int, *, sack_permitted: bool) -> None:
         """The handshake said what the peer can do."""
@@ -334,6 +363,30 @@ class Sender:
             self._backoff = 0
             return True
         return False
+
+    def path_doubted(self, now: float) -> bool:
+        """What is in flight may be lost together with its path: send its head again, by whatever ways there are now.
+
+        Nothing is concluded about congestion. If the head arrives, its acknowledgement shows what else was lost. True
+        if there is something to send.
+        """
+        if self.path_changed(now):
+            return True
+        if self.outstanding:
+            self.board.lose_first(_HEAD_SEGMENTS * self.mss)
+            self._force = bool(self.board.lost)
+        return self._force
+
+    def path_replaced(self) -> None:
+        """Another path carries the packets from now on: find out anew how much it takes.
+
+        Losses of what is still on the old path say nothing about the new one: they are repaired without slowing down.
+        """
+        self.cubic.restart()
+        self.rtt.minimum = float("inf")
+        if self.outstanding:
+            self._recovery_end = self.board.nxt
+            self._after_timeout = True
 
     def _interval(self) -> float:
         rto = self.rtt.rto

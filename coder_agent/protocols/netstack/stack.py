@@ -11,6 +11,7 @@ from collections.abc import Callable, Container, Hashable, Iterator, Sequence
 from ipaddress import IPv6Address, IPv6Network
 
 from ...base.burst import Burst
+from ...base.flow import Flow
 from ...base.optional_numpy import has_numpy
 from ...errors import LocalProtocolError
 from . import icmp, ip, segments
@@ -18,6 +19,7 @@ from .allocator import keep_freed_memory
 from .arrival import arrive, reset_for
 from .checksums import make_verifier
 from .config import StackConfig
+from .ledger import Ledger
 from .listening import Backlog, SynRequest
 from .merger import make_merger, payload_size
 from .messages import Messenger
@@ -53,6 +55,7 @@ class Stack(Messenger):
         self._flows: dict[bytes, TcpConnection] = {}
         self._backlog = Backlog(config.syn_backlog, config.syn_timeout)
         self._timers = TimerQueue()
+        self._ledger = Ledger()
         self._ready: deque[TcpConnection] = deque()
         self._woken: list[TcpConnection] = []
 
@@ -67,6 +70,7 @@ class Stack(Messenger):
         """Forget a peer. Its connections wait for another peer with their address, and time out without one."""
         self.peers.remove(peer)
         self.outbox.forget(peer)
+        self._ledger.forget(peer)
         self._reroute()
 
     def path_changed(self, peer: Hashable, now: float) -> None:
@@ -74,6 +78,23 @@ class Stack(Messenger):
         for connection in self._flows.values():
             if connection.peer == peer and connection.sender.path_changed(now):
                 self.ready(connection)
+
+    def path_doubted(self, peer: Hashable, now: float) -> None:
+        """Packets to `peer` may be getting lost, and go by a second path too from now on: send the oldest again."""
+        for connection in self._flows.values():
+            if connection.peer == peer and connection.sender.path_doubted(now):
+                self.ready(connection)
+
+    def path_replaced(self, peer: Hashable) -> None:
+        """Another path carries packets to `peer`: its capacity has to be found out anew."""
+        for connection in self._flows.values():
+            if connection.peer == peer:
+                connection.sender.path_replaced()
+                self.ready(connection)
+
+    def flow(self, peer: Hashable) -> Flow:
+        """How the conversation with `peer` goes. Looks at every connection: for some times a second, not for bursts."""
+        return self._ledger.flow(peer, self._flows.values())
 
     def _reroute(self) -> None:
         for flow, connection in self._flows.items():
@@ -318,6 +339,7 @@ class Stack(Messenger):
         """A connection closed."""
         if self._flows.get(connection.flow) is connection:
             del self._flows[connection.flow]
+            self._ledger.close(connection)
         self._timers.cancel(connection)
 
     # -- details ------------------------------------------------------------------------------------------------------
