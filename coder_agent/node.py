@@ -28,6 +28,7 @@ from .base.addresses import AddrPort
 from .base.derp_map import DerpMap
 from .base.keys import DiscoPrivate, DiscoPublic, NodePrivate, NodePublic
 from .base.node import Node
+from .base.path_rules import NO_RULES, DirectRule, PathRules
 from .base.paths import DerpPath, Path, PathKind, PathPolicy
 from .errors import ConfigError, PeerUnreachable, TransportBroken, TransportError
 from .hooks.events import Event, EventSink, PathChanged, PeerChanged, RelayChanged
@@ -70,7 +71,8 @@ CLOSING_STATES = (State.FIN_WAIT_1, State.CLOSING, State.LAST_ACK)
 
 @dataclass(slots=True)
 class NodeConfig:
-    """What a node is made of. `direct=False`: no UDP at all, everything is relayed."""
+    """What a node is made of. `direct=False`: no UDP at all, everything is relayed. `rules` hold for all peers until
+    `TailnetNode.set_rules`."""
 
     addresses: Sequence[IPv6Address]
     transports: Sequence[TransportFactory]
@@ -81,6 +83,7 @@ class NodeConfig:
     policy: PathPolicy | None = None
     emit: EventSink = lambda event: None
     direct: bool = True
+    rules: PathRules = NO_RULES
     listen_port: int = 0
     force_websockets: bool = False
     dial: DialOptions = field(default_factory=DialOptions)
@@ -151,7 +154,7 @@ class TailnetNode:
     def self_node(self) -> Node:
         """What we publish about ourselves now. `preferred_derp` is 0 until a home relay is chosen."""
         networks = tuple(IPv6Network((address, 128)) for address in self._addresses)
-        hub = self._hub
+        hub, permits = self._hub, self.engine.magicsock.rules.permits
         return Node(
             id=self.config.id,
             key=self.key,
@@ -159,7 +162,7 @@ class TailnetNode:
             preferred_derp=self.home,
             addresses=networks,
             allowed_ips=networks,
-            endpoints=hub.endpoints() if hub is not None else (),
+            endpoints=tuple(filter(permits, hub.endpoints())) if hub is not None else (),
             derp_latency=hub.derp_latency() if hub is not None else {},
             derp_forced_websocket=self.engine.relay.forced_websocket() if self.engine.relay else {},
             as_of=time.time(),
@@ -224,6 +227,15 @@ class TailnetNode:
         if self._hub is not None:
             self._hub.peers_changed()
         self._emit(PeerChanged(key, "removed"))
+
+    def set_rules(self, rules: PathRules | None, peer: NodePublic | None = None) -> None:
+        """Rules for the paths to one peer, or (None) to all without rules of their own, from now on; see
+        `Magicsock.set_rules`. General rules also decide which of our endpoints are published, and our home region."""
+        engine = self.engine
+        engine.apply(engine.magicsock.set_rules(rules, engine.now(), peer))
+        if peer is None:
+            self._choose_home(patient=True)
+            self._self_changed()
 
     def handshake(self, key: NodePublic) -> None:
         """Start a WireGuard handshake now, if there is no session and none is being made."""
@@ -426,7 +438,7 @@ class TailnetNode:
                 loop = asyncio.get_running_loop()
                 self._home_timer = loop.call_later(HOME_PATIENCE, lambda: self._choose_home(patient=False))
             return
-        home = choose_home(self.derp_map, latency, self.home)
+        home = choose_home(self.derp_map, latency, self.home, self.engine.magicsock.rules.prefer_region)
         if home != self.home:
             self.home = home
             self.engine.magicsock.set_home(home)
@@ -512,6 +524,12 @@ class TailnetNode:
             self._home_timer.cancel()
 
 
+def _rules_of(config: NodeConfig) -> PathRules:
+    if config.direct:
+        return config.rules
+    return replace(config.rules, direct=DirectRule.NEVER, set_by=config.rules.set_by or "--disable-direct-connections")
+
+
 def _as_direct(transport: object) -> DirectTransport:
     if not hasattr(transport, "bound_ports"):
         raise TransportError(f"{transport!r} calls itself a direct transport but has no bound_ports()")
@@ -538,7 +556,7 @@ async def open_node(config: NodeConfig, *, magicsock: Magicsock | None = None) -
         device=Device(node_key, rng=os.urandom, wall=time.time, vector=config.vector, mtu=config.stack.mtu),
         stack=Stack(config.stack, rng=os.urandom, vector=config.vector),
         magicsock=magicsock
-        or Magicsock(node_key.public(), disco_key, rng=os.urandom, policy=config.policy, allow_direct=config.direct),
+        or Magicsock(node_key.public(), disco_key, rng=os.urandom, policy=config.policy, rules=_rules_of(config)),
     )
     node = TailnetNode(config, cores, (node_key, disco_key))
     async with node._running((node_key, disco_key)):

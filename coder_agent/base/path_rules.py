@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from .addresses import AddrPort
+
 
 class DirectRule(StrEnum):
     """May packets go directly? NEVER: no endpoint is published, none is tried or answered. ONLY: never by relay."""
@@ -28,6 +30,14 @@ class PathRules:
     ipv6: bool = True
     set_by: str = ""
 
+    def permits(self, addr: AddrPort) -> bool:
+        """May `addr`, ours or a peer's, be published, tried and answered?"""
+        return self.direct is not DirectRule.NEVER and (self.ipv6 or not addr.is_ipv6)
+
+    def refusal(self, what: str) -> str:
+        """`what` is not allowed, and by whom."""
+        return f"{what} not allowed by {self.set_by}" if self.set_by else f"{what} not allowed"
+
     def under(self, higher: PathRules) -> PathRules:
         """These rules below `higher` ones (the server's): what the higher ones state wins, the rest stays."""
         direct_is_set = higher.direct is not DirectRule.AUTO
@@ -37,3 +47,7 @@ class PathRules:
             ipv6=self.ipv6 and higher.ipv6,
             set_by=higher.set_by if direct_is_set or (not higher.ipv6 and self.ipv6) else self.set_by,
         )
+
+
+NO_RULES = PathRules()
+"""Everything is allowed and nothing wished."""

@@ -201,7 +201,3 @@ class CandidateTable:
         """Extra sockets were closed: what was tried from them is no path any more."""
         for path in [path for path in self._by_path if path.local in names]:
             del self._by_path[path]
-
-    def next_ping_at(self) -> float:
-        """The earliest time at which a candidate may be pinged again; infinite without candidates."""
-        return min((one.ping_at for one in self._by_path.values()), default=float("inf")) + c.MIN_PING_INTERVAL

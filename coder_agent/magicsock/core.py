@@ -13,6 +13,7 @@ from heapq import heappop, heappush
 
 from ..base.addresses import AddrPort
 from ..base.keys import DiscoPrivate, DiscoPublic, NodePublic
+from ..base.path_rules import NO_RULES, DirectRule, PathRules
 from ..base.paths import DerpPath, Path, PathKind, PathPolicy
 from ..protocols.effects import Dropped
 from .candidates import NEVER
@@ -30,7 +31,7 @@ __all__ = ["Magicsock", "PathStatus", "Route"]
 class Magicsock:
     """All peers and the ways to them.
 
-    `allow_direct` False: no peer is ever pinged, answered or sent to over UDP (Coder's --disable-direct-connections).
+    `rules` hold for all peers without rules of their own (`set_rules`).
     """
 
     def __init__(
@@ -40,13 +41,14 @@ class Magicsock:
         *,
         rng: Callable[[int], bytes],
         policy: PathPolicy | None = None,
-        allow_direct: bool = True,
+        rules: PathRules = NO_RULES,
     ) -> None:
         self.counters: Counter[str] = Counter()
         """Since the start: drops by reason, and what was sent. Names are stable."""
         self.home = 0
         """Our own home relay region; 0 = none yet."""
-        self._allow_direct = allow_direct
+        self.rules = rules
+        """Those for peers without rules of their own."""
         self._peers = PeerMap(disco)
         self._prober = Prober(node_key, disco, self._peers, rng)
         self._receiver = Receiver(self._peers, self._prober, policy or DefaultPathPolicy(), self._schedule)
@@ -64,7 +66,7 @@ class Magicsock:
         """
         peer = self._peers.get(key)
         if peer is None:
-            peer = Peer(key, allow_direct=self._allow_direct)
+            peer = Peer(key, self.rules)
             self._peers.add(peer)
         restarted = self._peers.set_disco(peer, disco, advertised=False)
         if restarted:
@@ -115,21 +117,39 @@ class Magicsock:
             return NOTHING
         return self._done(peer, self._prober.full_ping(peer, now, call=True))
 
-    def set_allow_direct(self, allow: bool, now: float, peer: NodePublic | None = None) -> list[Effect]:
-        """Permit or forbid direct paths, to one peer or (None) to all present and future ones."""
+    def set_rules(self, rules: PathRules | None, now: float, peer: NodePublic | None = None) -> list[Effect]:
+        """Rules for one peer, or (`peer` None) for all that have none of their own, present and future ones. They hold
+        at once. A peer's own rules replace the general ones: who wants both combines them (`PathRules.under`); None
+        takes a peer's own rules away.
+
+        NEVER: nothing is tried, answered or sent over UDP, and no endpoint is told to the peer. ONLY: no data by relay;
+        signalling (call-me-maybe) still goes that way. `ipv6` False: as NEVER, for IPv6 addresses. `prefer_region` is
+        used while the peer is connected there, which is all that DERP offers: a peer is connected to its own home, and
+        for a minute after it sent to somebody whose home is another region. The node's own home is the caller's choice
+        (`home.choose_home`).
+        """
         if peer is None:
-            self._allow_direct = allow
-        chosen = [one for one in self._peers if peer is None or one.key == peer]
+            self.rules = rules or NO_RULES
         effects: list[Effect] = []
-        for one in chosen:
-            one.allow_direct = allow
-            one.fast_until = NEVER
-            if not allow:
-                one.clear_best()
-                one.heartbeat_at = one.call_due = None
-                if one.announced is not PathKind.NONE:
-                    effects += one.announce(now, "direct-blocked")
+        for one in list(self._peers):
+            if peer is None and not one.own_rules:
+                effects += self._apply_rules(one, self.rules, now)
+            elif one.key == peer:
+                one.own_rules = rules is not None
+                effects += self._apply_rules(one, rules or self.rules, now)
         return self._count(effects)
+
+    def _apply_rules(self, peer: Peer, rules: PathRules, now: float) -> list[Effect]:
+        if rules == peer.rules:
+            return []
+        peer.rules = rules
+        peer.fast_until = NEVER
+        if peer.best is not None and not rules.permits(peer.best.addr):
+            peer.clear_best()
+        if rules.direct is DirectRule.NEVER:
+            peer.heartbeat_at = peer.call_due = None
+        reason = "direct-blocked" if rules.direct is DirectRule.NEVER else "rules"
+        return peer.announce(now, reason) if peer.announced is not PathKind.NONE else []
 
     # ------------------------------------------------------------ who we are
 

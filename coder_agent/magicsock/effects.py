@@ -24,7 +24,7 @@ class PathUpdate:
     """The way to `peer` changed; mirrors hooks.events.PathChanged. `path` is ``ip:port``, ``derp:<region>`` or empty.
 
     `reason`: pong | first-send | no-pong | ping-timeout | unreachable | rebind | candidate-gone | direct-blocked |
-    relay-changed. Units: `latency` in seconds, None = not measured.
+    relay-changed | rules. Units: `latency` in seconds, None = not measured.
     """
 
     peer: NodePublic

@@ -17,12 +17,16 @@ def may_be_home(region: DerpRegion) -> bool:
     return not region.avoid and not region.no_measure_no_home and any(not node.stun_only for node in region.nodes)
 
 
-def choose_home(derp_map: DerpMap, latency: Mapping[int, float], current: int) -> int:
-    """The home region, 0 if the map has none.
+def choose_home(derp_map: DerpMap, latency: Mapping[int, float], current: int, preferred: int = 0) -> int:
+    """The home region, 0 if the map has none. `preferred` (PathRules.prefer_region) wins if it is in the map and has a
+    relay, whatever its latency.
 
     Latency is in seconds per region; a region without one was not measured. Without any measurement the present home
     stays, else the lowest region id is taken: every node of a deployment then picks the same one.
     """
+    wish = derp_map.regions.get(preferred)
+    if wish is not None and any(not node.stun_only for node in wish.nodes):
+        return preferred
     eligible = {rid for rid, region in derp_map.regions.items() if may_be_home(region)}
     if not eligible:  # only `avoid` regions: better a bad home than none
         eligible = {rid for rid, r in derp_map.regions.items() if any(not n.stun_only for n in r.nodes)}

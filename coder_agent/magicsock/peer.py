@@ -11,6 +11,7 @@ from enum import Enum
 
 from ..base.addresses import AddrPort
 from ..base.keys import NodePublic
+from ..base.path_rules import DirectRule, PathRules
 from ..base.paths import DerpPath, Path, PathKind, PathPolicy, PathQuality, UdpPath
 from . import constants as c
 from .candidates import NEVER, Candidate, CandidateTable
@@ -74,12 +75,12 @@ class Peer:
         "best", "best_at", "trusted_until",
         "last_send", "last_received", "last_full_ping", "heartbeat_at",
         "called_at", "call_due",  # our call-me-maybes: last sent; waiting until
-        "allow_direct", "announced", "announced_path",
+        "rules", "own_rules", "announced", "announced_path",
         "fast_until", "fast_answer",  # route() answers with this, without thinking, before that time
         "scheduled_at", "removed",
     )  # fmt: skip
 
-    def __init__(self, key: NodePublic, *, allow_direct: bool) -> None:
+    def __init__(self, key: NodePublic, rules: PathRules) -> None:
         self.key = key
         self.disco_control: bytes | None = None
         self.disco_advertised: bytes | None = None
@@ -96,7 +97,8 @@ class Peer:
         self.last_send = self.last_received = self.last_full_ping = self.called_at = NEVER
         self.heartbeat_at: float | None = None
         self.call_due: float | None = None
-        self.allow_direct = allow_direct
+        self.rules = rules
+        self.own_rules = False  # or those for all peers
         self.announced = PathKind.NONE
         self.announced_path = ""
         self.fast_until = NEVER
@@ -108,10 +110,24 @@ class Peer:
 
     @property
     def derp_region(self) -> int:
-        """The relay region to send to; 0 = none. Home, unless its relay said "not here" and another saw the peer."""
+        """The relay region to send to; 0 = none. Home, unless its relay said "not here" and another saw the peer;
+        or the preferred one while the peer is connected there."""
+        preferred = self.rules.prefer_region
+        if preferred and preferred != self.gone_region and preferred in (self.home, self.seen_region):
+            return preferred
         if self.home and (self.home != self.gone_region or not self.seen_region):
             return self.home
         return self.seen_region
+
+    @property
+    def data_region(self) -> int:
+        """The relay region that may carry data; 0 = none. Signalling may use `derp_region` nevertheless."""
+        return 0 if self.rules.direct is DirectRule.ONLY else self.derp_region
+
+    @property
+    def allow_direct(self) -> bool:
+        """False: nothing is tried, answered or sent over UDP."""
+        return self.rules.direct is not DirectRule.NEVER
 
     def relay_path(self) -> DerpPath | None:
         """The path through the peer's relay."""
@@ -143,7 +159,8 @@ class Peer:
             return FOREVER
         if not len(self.candidates):
             return self.called_at + c.MIN_PING_INTERVAL if self.derp_region else FOREVER
-        return self.candidates.next_ping_at()
+        pings = (one.ping_at for one in self.candidates if self.rules.permits(one.addr))
+        return min(pings, default=FOREVER) + c.MIN_PING_INTERVAL
 
     def next_deadline(self) -> float:
         """When `on_timer` has something to do for this peer."""
@@ -165,7 +182,7 @@ class Peer:
             route: Route | None = self._reuse(best.path, None)
             until = self.trusted_until
         else:
-            path, region = best.path if best else None, self.derp_region or None
+            path, region = best.path if best else None, self.data_region or None
             route = self._reuse(path, region) if path or region else None
             until = self.next_search_at()
         self.fast_answer = (route, NOTHING)
@@ -228,7 +245,7 @@ class Peer:
         latency: float | None
         if self.is_trusted(now) and self.best is not None:
             kind, path, latency = PathKind.DIRECT, str(self.best.addr), self.best.latency
-        elif self.derp_region:
+        elif self.data_region:
             kind, path, latency = PathKind.RELAYED, f"derp:{self.derp_region}", self.derp_latency
         else:
             kind, path, latency = PathKind.NONE, "", None
@@ -244,7 +261,7 @@ class Peer:
         best = self.best
         kind = self.announced
         if kind is PathKind.NONE or best is None:
-            kind = PathKind.RELAYED if self.derp_region else PathKind.NONE
+            kind = PathKind.RELAYED if self.data_region else PathKind.NONE
         return PathStatus(
             kind=kind,
             addr=best.addr if best else None,
@@ -254,14 +271,24 @@ class Peer:
             wire_mtu=best.wire_mtu if best else 0,
             trusted_until=self.trusted_until,
             active=self.heartbeat_at is not None,
+            rules=self.rules,
+            refused=self._refused(),
             candidates=tuple(candidate.status(self._why_not(candidate)) for candidate in self.candidates),
         )
+
+    def _refused(self) -> str:
+        match self.rules.direct:
+            case DirectRule.NEVER:
+                return self.rules.refusal("direct paths are")
+            case DirectRule.ONLY:
+                return self.rules.refusal("relayed data is")
+        return "" if self.rules.ipv6 else self.rules.refusal("IPv6 is")
 
     def _why_not(self, candidate: Candidate) -> str:
         if self.best is not None and self.best.path == candidate.path:
             return ""
-        if not self.allow_direct:
-            return "direct paths are not allowed"
+        if not self.rules.permits(candidate.addr):
+            return self.rules.refusal("IPv6 is" if self.allow_direct else "direct paths are")
         if candidate.trouble:
             return candidate.trouble
         if candidate.pongs:

@@ -89,7 +89,7 @@ class Prober:
             effects += peer.announce(now, "candidate-gone")
         pinged = False
         for candidate in list(peer.candidates):
-            if now - candidate.ping_at < c.MIN_PING_INTERVAL:
+            if now - candidate.ping_at < c.MIN_PING_INTERVAL or not peer.rules.permits(candidate.addr):
                 continue
             pinged = True
             effects += self.ping(peer, candidate.path, Purpose.DISCOVERY, now, c.PADDED_PING_SIZE)[1]
@@ -191,7 +191,7 @@ class Prober:
         if relay is None or not peer.can_probe:
             return []
         peer.called_at = now
-        return self.say(peer, relay, disco.CallMeMaybe(self._endpoints).encode())
+        return self.say(peer, relay, disco.CallMeMaybe(tuple(filter(peer.rules.permits, self._endpoints))).encode())
 
     def expire_call(self, peer: Peer, now: float) -> list[Effect]:
         """The fresh endpoints did not come in time: call with what we have. Even an empty list makes the peer ping."""

@@ -60,9 +60,9 @@ class Receiver:
         if isinstance(path, DerpPath):
             peer = self._by_relay(identity, path)
             return self._prober.pong(peer, path, ping) if peer else [Dropped("relay-source-mismatch")]
-        allowed = [peer for peer in identity.peers if peer.allow_direct]
+        allowed = [peer for peer in identity.peers if peer.rules.permits(path.addr)]
         if not allowed:
-            return [Dropped("direct-blocked")]
+            return [Dropped("ipv6-blocked" if any(p.allow_direct for p in identity.peers) else "direct-blocked")]
         new = [peer.candidates.learn_from_ping(path, ping.txid, now) for peer in allowed]
         for peer in allowed:
             peer.fast_until = float("-inf")  # there may be a candidate to try
@@ -102,7 +102,7 @@ class Receiver:
         effects: list[Effect] = []
         if isinstance(ping.path, UdpPath):
             candidate = peer.candidates.get(ping.path)
-            if candidate is None or not peer.allow_direct:
+            if candidate is None or not peer.rules.permits(candidate.addr):
                 return [Dropped("pong-from-former-candidate")]
             self._peers.learn_source(ping.path.addr, peer, proven=False)
             peer.accept_pong(candidate, ping, now, self._policy)

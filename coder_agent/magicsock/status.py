@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..base.addresses import AddrPort
+from ..base.path_rules import NO_RULES, PathRules
 from ..base.paths import PathKind
 
 
@@ -14,7 +15,8 @@ class CandidateStatus:
 
     `sources`: who named it, of ``coordinator``, ``call-me-maybe``, ``ping``. `sent`/`answered` count our pings to it.
     `local` is
-    our socket (UdpPath). `why_not` says why it is not in use; empty for the one that is. Units: `latency` (newest) in seconds.
+    our socket (UdpPath). `why_not` says why it is not in use; empty for the one that is. Units: `latency` (newest) in
+    seconds.
     """
 
     addr: AddrPort
@@ -33,7 +35,8 @@ class PathStatus:
     `region` the relay (0 = none known).
 
     Units: `latency` in seconds or None; `wire_mtu` in bytes, 0 = no direct path; `trusted_until` in the core's clock.
-    `active`: heartbeats run, for something was sent in the last 45 s.
+    `active`: heartbeats run, for something was sent in the last 45 s. `rules` are those in force for this peer;
+    `refused` says in words what they forbid, and whose they are.
     """
 
     kind: PathKind = PathKind.NONE
@@ -45,3 +48,5 @@ class PathStatus:
     active: bool = False
     candidates: tuple[CandidateStatus, ...] = ()
     local: int = 0
+    rules: PathRules = NO_RULES
+    refused: str = ""

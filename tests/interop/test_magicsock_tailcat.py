@@ -24,6 +24,7 @@ from coder_agent.base.addresses import AddrPort
 from coder_agent.base.burst import Burst
 from coder_agent.base.derp_map import DerpMap, DerpNode, DerpRegion
 from coder_agent.base.keys import DiscoPrivate, DiscoPublic, NodePrivate, NodePublic
+from coder_agent.base.path_rules import DirectRule, PathRules
 from coder_agent.base.paths import DerpPath, Path, PathKind, UdpPath
 from coder_agent.hooks.events import Event
 from coder_agent.hooks.interfaces import Transport, TransportContext
@@ -95,7 +96,8 @@ class Node(asyncio.DatagramProtocol):
         self.loop = asyncio.get_running_loop()
         self.key = NodePrivate.generate(os.urandom)
         self.disco = DiscoPrivate.generate(os.urandom)
-        self.core = Magicsock(self.key.public(), self.disco, rng=os.urandom, allow_direct=allow_direct)
+        rules = PathRules(direct=DirectRule.AUTO if allow_direct else DirectRule.NEVER)
+        self.core = Magicsock(self.key.public(), self.disco, rng=os.urandom, rules=rules)
         self.relay: Transport | None = None
         self.udp: asyncio.DatagramTransport | None = None
         self.meowed = False

@@ -25,7 +25,7 @@ _DELAYED_ACK = 0.05
 """What a peer may sit on the acknowledgement of a single segment (Linux: 40 ms)."""
 _MAX_BACKOFF = 16
 _HEAD_SEGMENTS = 10
-"""What is sent again, from the first unacknowledged byte on, when the path is in doubt: an initial window (RFC 6928)."""
+"""What is sent again, from the first unacknowledged byte on, when the path is in doubt: RFC 6928's initial window."""
 
 
 class Run(NamedTuple):

@@ -52,3 +52,9 @@ def test_a_map_without_relays_has_no_home() -> None:
 def test_scores_weigh_latency() -> None:
     scored = DerpMap(THREE.regions, region_score={2: 0.5, 3: -1.0})
     assert choose_home(scored, {1: 0.050, 2: 0.060, 3: 0.055}, 0) == 2
+
+
+def test_a_preferred_region_is_home_whatever_it_measures() -> None:
+    derp_map = DerpMap(regions={1: region(1), 2: region(2)})
+    assert choose_home(derp_map, {1: 0.01, 2: 0.3}, 1, preferred=2) == 2
+    assert choose_home(derp_map, {1: 0.01, 2: 0.3}, 1, preferred=9) == 1

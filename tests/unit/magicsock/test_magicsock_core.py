@@ -9,6 +9,7 @@ import pytest
 
 from coder_agent.base.addresses import AddrPort
 from coder_agent.base.keys import DiscoPrivate, DiscoPublic, NodePrivate, NodePublic
+from coder_agent.base.path_rules import NO_RULES, DirectRule, PathRules
 from coder_agent.base.paths import DerpPath, Path, PathKind, UdpPath
 from coder_agent.magicsock import Effect, EndpointsWanted, Magicsock, PathUpdate, PingLost, PongReceived, Route
 from coder_agent.magicsock import constants as c
@@ -20,6 +21,9 @@ LAN = AddrPort("192.168.1.20", 41641)
 WAN = AddrPort("203.0.113.20", 41641)
 MINE = AddrPort("192.168.1.10", 41641)
 HOME, OTHER_REGION = 1, 2
+
+
+NEVER = PathRules(direct=DirectRule.NEVER, set_by="the test")
 
 
 class Far:
@@ -70,11 +74,11 @@ class Far:
 class World:
     """A core and one peer that it knows, with fresh endpoints of its own."""
 
-    def __init__(self, *endpoints: AddrPort, home: int = HOME, allow_direct: bool = True) -> None:
+    def __init__(self, *endpoints: AddrPort, home: int = HOME, rules: PathRules = NO_RULES) -> None:
         rng = Random(7).randbytes
         self.node = NodePrivate.generate(rng).public()
         private = DiscoPrivate.generate(rng)
-        self.core = Magicsock(self.node, private, rng=rng, allow_direct=allow_direct)
+        self.core = Magicsock(self.node, private, rng=rng, rules=rules)
         self.far = Far(8, private.public())
         self.public = private.public()
         self.core.set_local_endpoints([MINE], T0)
@@ -565,24 +569,24 @@ def test_two_nodes_may_share_a_disco_key() -> None:
 
 
 def test_blocked_direct_paths_mean_relay_only_in_every_respect() -> None:
-    world = World(LAN, allow_direct=False)
+    world = World(LAN, rules=NEVER)
     route, effects = world.core.route(world.far.key, T0)
     assert route == Route(None, HOME)
     assert [effect for effect in effects if isinstance(effect, SendRaw)] == []
     assert reasons(world.core.receive_disco(world.far.ping(), UdpPath(WAN), T0)) == ["direct-blocked"]
     assert reasons(world.core.receive_disco(world.far.call(WAN), world.relay(), T0)) == ["direct-blocked"]
     assert world.far.heard(world.core.receive_disco(world.far.ping(), world.relay(), T0))
-    assert world.core.path(world.far.key).candidates[0].why_not == "direct paths are not allowed"
+    assert world.core.path(world.far.key).candidates[0].why_not == "direct paths are not allowed by the test"
 
 
 def test_direct_paths_may_be_forbidden_and_permitted_while_running() -> None:
     world = World(LAN)
     world.go_direct()
-    effects = world.core.set_allow_direct(False, T0 + 1, world.far.key)
+    effects = world.core.set_rules(NEVER, T0 + 1, world.far.key)
     assert updates(effects) == [(PathKind.RELAYED, "derp:1", "direct-blocked")]
     assert world.core.route(world.far.key, T0 + 1)[0] == Route(None, HOME)
     assert world.advance(T0 + 60) == []
-    world.core.set_allow_direct(True, T0 + 60, world.far.key)
+    world.core.set_rules(None, T0 + 60, world.far.key)
     assert set(world.far.pings(world.core.route(world.far.key, T0 + 60)[1])) == {UdpPath(LAN)}
 
 
@@ -697,3 +701,62 @@ def test_status_tells_what_was_tried_and_why_it_is_not_used() -> None:
     assert (wan.sent, wan.answered, wan.latency, wan.why_not) == (1, 0, None, "waiting for an answer")
     world.advance(T0 + 5)
     assert world.core.path(world.far.key).candidates[1].why_not == "no answer"
+
+
+# ------------------------------------------------------------ rules
+
+
+def test_rules_name_whose_they_are_and_the_peers_own_win() -> None:
+    world = World(LAN, rules=NEVER)
+    assert world.core.path(world.far.key).refused == "direct paths are not allowed by the test"
+    world.core.set_rules(PathRules(set_by="workspace dev"), T0, world.far.key)
+    assert world.core.path(world.far.key).refused == ""
+    assert set(world.far.pings(world.core.route(world.far.key, T0)[1])) == {UdpPath(LAN)}
+    world.core.set_rules(PathRules(ipv6=False, set_by="you"), T0)  # for all others
+    assert world.core.path(world.far.key).refused == ""
+    world.core.set_rules(None, T0, world.far.key)
+    assert world.core.path(world.far.key).refused == "IPv6 is not allowed by you"
+
+
+def test_direct_only_never_sends_data_by_relay_but_calls_by_it() -> None:
+    world = World(LAN, rules=PathRules(direct=DirectRule.ONLY, set_by="the deployment"))
+    route, effects = world.core.route(world.far.key, T0)
+    assert route is None
+    assert world.far.calls(effects) == [(world.relay(), disco.CallMeMaybe((MINE,)))]
+    assert world.core.path(world.far.key).refused == "relayed data is not allowed by the deployment"
+    answer = world.far.pong(world.far.pings(effects)[UdpPath(LAN)])
+    assert updates(world.core.receive_disco(answer, UdpPath(LAN), T0 + 0.01))[0][0] is PathKind.DIRECT
+    late = T0 + 30  # trust is long over
+    assert world.core.route(world.far.key, late)[0] == Route(UdpPath(LAN), None)
+
+
+def test_without_ipv6_no_such_address_is_tried_answered_or_told() -> None:
+    six, mine_six = AddrPort("2001:db8::7", 41641), AddrPort("2001:db8::1", 41641)
+    world = World(LAN, six, rules=PathRules(ipv6=False))
+    world.core.set_local_endpoints([mine_six, MINE], T0)
+    effects = world.core.route(world.far.key, T0)[1]
+    assert set(world.far.pings(effects)) == {UdpPath(LAN)}
+    assert world.far.calls(effects)[0][1] == disco.CallMeMaybe((MINE,))
+    assert reasons(world.core.receive_disco(world.far.ping(), UdpPath(six), T0)) == ["ipv6-blocked"]
+    assert world.core.route(world.far.key, T0 + 1)[1] == []
+    whys = {one.addr: one.why_not for one in world.core.path(world.far.key).candidates}
+    assert whys[six] == "IPv6 is not allowed"
+    world.core.set_rules(NO_RULES, T0 + 2)
+    assert UdpPath(six) in world.far.pings(world.core.route(world.far.key, T0 + 2)[1])
+
+
+def test_an_ipv6_path_in_use_ends_with_the_rule() -> None:
+    six = AddrPort("2001:db8::7", 41641)
+    world = World(six)
+    world.go_direct(six)
+    assert updates(world.core.set_rules(PathRules(ipv6=False), T0 + 1)) == [(PathKind.RELAYED, "derp:1", "rules")]
+    assert world.core.route(world.far.key, T0 + 1)[0] == Route(None, HOME)
+
+
+def test_the_preferred_region_is_used_while_the_peer_is_connected_there() -> None:
+    world = World(rules=PathRules(prefer_region=4))
+    assert world.core.route(world.far.key, T0)[0] == Route(None, HOME)
+    world.core.note_derp_seen(world.far.key, 4, T0 + 1)
+    assert world.core.route(world.far.key, T0 + 1)[0] == Route(None, 4)
+    world.core.peer_gone(world.far.key, 4, T0 + 2)
+    assert world.core.route(world.far.key, T0 + 2)[0] == Route(None, HOME)
