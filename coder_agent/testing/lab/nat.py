@@ -46,6 +46,7 @@ class Nat:
         self.counters: Counter[str] = Counter()
         """``exhausted``: no port or no room for a new flow. ``filtered``: came in without leave."""
         self._random = random or Random(outside)
+        self.forwards = tuple(forwards)
         self._forwards = {forward.port: forward.to for forward in forwards}
         self._answers: dict[tuple[AddrPort, AddrPort], tuple[int, float]] = {}
         self._by_key: dict[object, _Binding] = {}

@@ -5,7 +5,7 @@ Eight say what is around *one* end. Two say something about the pair:
 * `same-nat` with X: both ends are behind one router of X's kind, on one LAN (with `open`: in one public network; with
   `double-nat`: two homes behind one carrier NAT). With itself: two guests behind one easy NAT whose Wi-Fi isolates them
   from each other. In these last two only the router can join them, if it hairpins: both ways are cells.
-* `ipv6` with X: both ends have IPv6 through stateful firewalls, and IPv4 besides: the one as X has it, the other through
+* `ipv6` with X: both ends have IPv6 through stateful firewalls, and IPv4 besides: the one as X has it, the other behind
   a symmetric NAT. With itself: two symmetric NATs, so that it is IPv6 that makes the path.
 """
 
