@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv6Address
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from coder_agent.base.addresses import AddrPort
 from coder_agent.base.paths import UdpPath
@@ -20,6 +20,14 @@ class Target(NamedTuple):
 
     is_ipv6: bool
     sockaddr: SockAddr
+
+
+class PathNames(Protocol):
+    """Names the path of a received packet."""
+
+    def path(self, sockaddr: SockAddr) -> UdpPath:
+        """The path behind a received packet's source address."""
+        ...
 
 
 class AddressBook:
@@ -65,7 +73,24 @@ class AddressBook:
         self._remember(addr, target)
         return target
 
+    def for_extra(self, local: int) -> ExtraPaths:
+        """The names of paths that end at our extra socket `local`."""
+        return ExtraPaths(self, local)
+
     def _remember(self, addr: AddrPort, target: Target | None) -> None:
         if len(self._targets) >= self._limit:
             self._targets.clear()
         self._targets[addr] = target
+
+
+class ExtraPaths:
+    """What arrives at one extra socket comes by paths with its name. Made once per burst: such sockets carry at most
+    one path, so nothing is remembered here."""
+
+    def __init__(self, book: AddressBook, local: int) -> None:
+        self._book = book
+        self._local = local
+
+    def path(self, sockaddr: SockAddr) -> UdpPath:
+        """The path behind a received packet's source address."""
+        return UdpPath(self._book.path(sockaddr).addr, self._local)

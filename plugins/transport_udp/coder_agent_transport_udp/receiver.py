@@ -17,7 +17,7 @@ from coder_agent.base.buffers import reserve
 from coder_agent.base.burst import Burst
 from coder_agent.base.paths import UdpPath
 
-from .addresses import AddressBook, SockAddr
+from .addresses import PathNames, SockAddr
 from .counters import Counters
 from .sockets import SOL_UDP, UDP_GRO
 
@@ -42,17 +42,25 @@ Deliver = Callable[[Burst, UdpPath], None]
 
 
 class Receiver:
-    """Empties one socket. The buffer is one per receiver and reused: bursts are borrowed (base/burst.py)."""
+    """Empties one socket. The buffer is reused: bursts are borrowed (base/burst.py). Receivers that take turns may
+    share one: nothing stays in it between two calls of `drain`."""
 
     def __init__(
-        self, sock: socket.socket, deliver: Deliver, book: AddressBook, counters: Counters, *, gro: bool
+        self,
+        sock: socket.socket,
+        deliver: Deliver,
+        book: PathNames,
+        counters: Counters,
+        *,
+        gro: bool,
+        buffer: memoryview | None = None,
     ) -> None:
         self._sock = sock
         self._deliver = deliver
         self._book = book
         self._counters = counters
         self._read = self._read_bulk if gro else self._read_single
-        self._view = reserve(BUFFER_BYTES)
+        self._view = reserve(BUFFER_BYTES) if buffer is None else buffer
         self._closed = False
         # The run being stacked: `_rows` packets of `_stride` bytes from `_source` at `_base`; the next read goes to
         # `_offset`. `_NO_RUN` is a stride that no packet continues; 0 would be continued by an empty one.

@@ -42,8 +42,27 @@ def open_socket(family: socket.AddressFamily, ports: Iterable[int], settings: Ud
     except OSError as error:
         log.debug("no UDP socket for %s: %s", family.name, error)
         return None
+    grow_buffers(sock, settings)
+    return _describe(sock, settings)
+
+
+def open_small_socket(settings: UdpSettings) -> BoundSocket | None:
+    """An IPv4 socket on any port with the system's usual buffers, for `grow_buffers` once it has to carry data; None
+    when there are no more (file descriptors, ports)."""
+    try:
+        return _describe(_bind(socket.AF_INET, [0]), settings)
+    except OSError as error:
+        log.debug("no further UDP socket: %s", error)
+        return None
+
+
+def grow_buffers(sock: socket.socket, settings: UdpSettings) -> None:
+    """Buffers for a socket that carries data."""
     _grow(sock, SO_RCVBUFFORCE, socket.SO_RCVBUF, settings.receive_buffer)
     _grow(sock, SO_SNDBUFFORCE, socket.SO_SNDBUF, settings.send_buffer)
+
+
+def _describe(sock: socket.socket, settings: UdpSettings) -> BoundSocket:
     return BoundSocket(
         sock,
         sock.getsockname()[1],

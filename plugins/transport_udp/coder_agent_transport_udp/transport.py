@@ -12,19 +12,26 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from coder_agent.base.buffers import reserve
 from coder_agent.base.burst import Burst
 from coder_agent.base.paths import Path, UdpPath
 from coder_agent.hooks import PacketSink, TransportContext
 
-from .addresses import AddressBook
+from .addresses import AddressBook, PathNames
 from .counters import Counters
 from .loops import Loop, open_loop
-from .receiver import Receiver
+from .receiver import BUFFER_BYTES, Receiver
 from .sender import Sender
 from .settings import UdpSettings
-from .sockets import BoundSocket, open_socket
+from .sockets import BoundSocket, grow_buffers, open_small_socket, open_socket
 
 log = logging.getLogger(__name__)
+
+
+EXTRA_LIMIT = 640
+"""Extra sockets in all: two birthday attempts of 256 and what won before, within the usual 1024 file descriptors."""
+EXTRA_IN_USE = 16
+"""With at most this many left, an attempt is over: those that stay carry paths."""
 
 
 @dataclass(slots=True)
@@ -52,6 +59,9 @@ class UdpTransport:
         self._dead: dict[UdpPath, OSError] = {}
         self._v4: _Link | None = None
         self._v6: _Link | None = None
+        self._extra: dict[int, _Link] = {}
+        self._shared: memoryview | None = None
+        self._last_extra = 0  # names are never used twice: a late packet cannot mean the wrong socket
         self._open((), ())
 
     # ------------------------------------------------------------ hooks.interfaces.DirectTransport
@@ -60,6 +70,8 @@ class UdpTransport:
         """Send now, without waiting; False = the socket is full and nothing was taken."""
         target = self._book.target(path.addr) if isinstance(path, UdpPath) else None
         link = None if target is None else self._v6 if target.is_ipv6 else self._v4
+        if isinstance(path, UdpPath) and path.local:
+            link = self._extra.get(path.local)
         if target is None or link is None or not isinstance(path, UdpPath):
             self._counters.tx_lost_no_socket += burst.count
             return True
@@ -77,11 +89,28 @@ class UdpTransport:
         return (self._v4.bound.port if self._v4 else None, self._v6.bound.port if self._v6 else None)
 
     def open_extra(self, count: int) -> Sequence[int]:
-        """No more sockets here."""
-        return ()
+        """Open up to `count` more IPv4 sockets; their names. Never more than EXTRA_LIMIT in all."""
+        names: list[int] = []
+        while self._settings.ipv4 and len(names) < count and len(self._extra) < EXTRA_LIMIT:
+            bound = open_small_socket(self._settings)
+            if bound is None:
+                break
+            self._last_extra += 1
+            self._extra[self._last_extra] = self._connect(
+                bound, self._book.for_extra(self._last_extra), self._extra_buffer()
+            )
+            names.append(self._last_extra)
+        return names
 
     def close_extra(self, names: Sequence[int]) -> None:
-        """Nothing to close."""
+        """Close extra sockets. The few that stay were chosen to carry data, and get the buffers for it."""
+        for name in names:
+            link = self._extra.pop(name, None)
+            if link is not None:
+                self._close_link(link)
+        if len(self._extra) <= EXTRA_IN_USE:
+            for link in self._extra.values():
+                grow_buffers(link.bound.sock, self._settings)
 
     def rebind(self) -> None:
         """Reopen both sockets on the same ports if possible."""
@@ -105,11 +134,15 @@ class UdpTransport:
 
     def close(self) -> None:
         """Close the sockets; what was not sent is lost."""
-        for link in self._links():
-            link.receiver.close()
-            self._loop.forget(link.bound.sock)
-            link.bound.sock.close()
+        for link in (*self._links(), *self._extra.values()):
+            self._close_link(link)
         self._v4 = self._v6 = None
+        self._extra.clear()
+
+    def _close_link(self, link: _Link) -> None:
+        link.receiver.close()
+        self._loop.forget(link.bound.sock)
+        link.bound.sock.close()
 
     def _links(self) -> Iterator[_Link]:
         return (link for link in (self._v4, self._v6) if link is not None)
@@ -130,7 +163,11 @@ class UdpTransport:
         bound = open_socket(family, ports, self._settings)
         if bound is None:
             return None
-        receiver = Receiver(bound.sock, self._sink.on_burst, self._book, self._counters, gro=bound.gro)
+        return self._connect(bound, self._book, None)
+
+    def _connect(self, bound: BoundSocket, book: PathNames, buffer: memoryview | None) -> _Link:
+        """Read from the socket and write to it from now on."""
+        receiver = Receiver(bound.sock, self._sink.on_burst, book, self._counters, gro=bound.gro, buffer=buffer)
         sender = Sender(bound.sock, self._counters, self._path_died, gso=bound.gso)
         self._loop.watch(bound.sock, lambda: self._readable(receiver))
         return _Link(bound, receiver, sender)
@@ -139,6 +176,12 @@ class UdpTransport:
         more = receiver.drain()
         self._sink.on_drained()
         return more
+
+    def _extra_buffer(self) -> memoryview:
+        """One for all extra sockets: they are read one after the other."""
+        if self._shared is None:
+            self._shared = reserve(BUFFER_BYTES)
+        return self._shared
 
     def _writable(self, link: _Link) -> None:
         if link.sender.resume():
