@@ -109,6 +109,7 @@ def situation_from_document(document: object, where: str = "situation") -> Situa
         remote=None if remote is None else report_from_document(remote, f"{where}.remote"),
         kind=fields.code("kind", PathKind, PathKind.NONE),
         addr=fields.addr("addr"),
+        socket=fields.number("socket"),
         region=fields.number("region"),
         latency=fields.real("latency"),
         wire_mtu=fields.number("wire_mtu"),
@@ -120,6 +121,7 @@ def situation_from_document(document: object, where: str = "situation") -> Situa
         rules_deployment=_rules(fields.get("rules_deployment") or {}, f"{where}.rules_deployment"),
         searching=fields.real("searching"),
         birthday=fields.flag("birthday"),
+        guessing=fields.flag("guessing", True),
         peer_known=fields.flag("peer_known", True),
     )
 

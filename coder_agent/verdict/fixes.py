@@ -24,7 +24,8 @@ class FixCode(StrEnum):
     ALLOW_UDP = "allow_udp"
     """Let UDP out, to any port, and the answers back in."""
     OPEN_PORT = "open_port"
-    """Let UDP to one fixed port in from anywhere, through every firewall and NAT before the machine, and out again."""
+    """Let UDP to one fixed port of the machine in from anywhere, through every firewall and NAT before it; also from
+    behind the same router (NAT loopback), if the peer is there."""
     ENABLE_PORT_MAPPING = "enable_port_mapping"
     """Switch UPnP, NAT-PMP or PCP on, on the router next to the machine."""
     ENABLE_IPV6 = "enable_ipv6"
@@ -60,5 +61,7 @@ class Remedy:
     @property
     def text(self) -> str:
         """The fixes as half a sentence."""
-        words = " and ".join(fix.text for fix in self.all_of)
-        return words if len(self.all_of) < 2 else f"both {words}"
+        texts = [fix.text for fix in self.all_of]
+        if len(texts) > 2:
+            return "all of: " + "; ".join(texts)
+        return f"both {' and '.join(texts)}" if len(texts) == 2 else "".join(texts)

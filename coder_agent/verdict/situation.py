@@ -53,9 +53,10 @@ class RelayFacts:
 class Situation:
     """Everything known about the path to one peer.
 
-    `remote` None: the peer told nothing (a stock peer, or not yet). `searching` seconds since the search for a direct
-    path began, None = not searching. `birthday`: birthday probing runs now. `peer_known` False: the coordinator names
-    no such peer any more. `published` are the endpoints that the peer publishes. `rules_*` are those set at either end
+    `remote` None: the peer told nothing (a stock peer, or not yet). `socket`: which of our sockets the direct path uses,
+    0 = the main one. `searching`: seconds since the search for a direct path began, None = not searching.
+    `birthday`: birthday probing runs now; `guessing` False: it is switched off. `peer_known` False: the coordinator
+    names no such peer any more. `published`: the endpoints that the peer publishes. `rules_*`: those set at either end
     and for the deployment. Units: `latency` in seconds, `wire_mtu` in bytes.
     """
 
@@ -63,6 +64,7 @@ class Situation:
     remote: PathReport | None = None
     kind: PathKind = PathKind.NONE
     addr: AddrPort | None = None
+    socket: int = 0
     region: int = 0
     latency: float | None = None
     wire_mtu: int = 0
@@ -74,6 +76,7 @@ class Situation:
     rules_deployment: PathRules = field(default_factory=PathRules)
     searching: float | None = None
     birthday: bool = False
+    guessing: bool = True
     peer_known: bool = True
 
 

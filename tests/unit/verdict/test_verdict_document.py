@@ -66,6 +66,7 @@ situations = st.builds(
     remote=st.none() | reports,
     kind=st.sampled_from(PathKind),
     addr=st.none() | addrs,
+    socket=counts,
     region=counts,
     latency=seconds,
     wire_mtu=counts,
@@ -85,6 +86,7 @@ situations = st.builds(
     rules_deployment=rules,
     searching=seconds,
     birthday=st.booleans(),
+    guessing=st.booleans(),
     peer_known=st.booleans(),
 )
 verdicts = st.builds(
