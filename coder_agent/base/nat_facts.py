@@ -58,7 +58,7 @@ class PathReport:
 
     `sent`: pings it sent to the peer over UDP. `answered`: pongs to those. `seen`: valid pings of the peer that arrived
     over UDP. `tried`: addresses it pinged. `seen_from`: sources of the pings it saw (the newest 8). `is_direct`: a
-    direct path carries its packets now.
+    direct path carries its packets now. `too_small`: some address answers small packets but not full-size ones.
     """
 
     facts: NatFacts = NatFacts()
@@ -68,3 +68,4 @@ class PathReport:
     tried: tuple[AddrPort, ...] = ()
     seen_from: tuple[AddrPort, ...] = ()
     is_direct: bool = False
+    too_small: bool = False

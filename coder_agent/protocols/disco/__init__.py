@@ -1,6 +1,7 @@
 """Disco: how two nodes find a direct path to each other. Messages and their sealed envelope; no decisions.
 
-Read first: `messages.py` (what is said), then `envelope.py` (how it is sealed). Who says what when: `magicsock/`.
+Read first: `messages.py` (what is said), `facts.py` (what only we say), then `envelope.py` (how it is sealed). Who
+says what when: `magicsock/`.
 """
 
 from .envelope import (
@@ -13,6 +14,7 @@ from .envelope import (
     seal,
     sender_of,
 )
+from .facts import Facts, GuessMyPort
 from .messages import TXID_SIZE, CallMeMaybe, Ignored, Message, Ping, Pong, parse
 
 __all__ = [
@@ -21,6 +23,8 @@ __all__ = [
     "OVERHEAD",
     "TXID_SIZE",
     "CallMeMaybe",
+    "Facts",
+    "GuessMyPort",
     "Ignored",
     "Message",
     "Ping",

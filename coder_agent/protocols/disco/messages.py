@@ -12,20 +12,13 @@ from typing import ClassVar
 
 from ...base.addresses import AddrPort
 from ...base.keys import KEY_SIZE, NodePublic
+from .facts import ENDPOINT_SIZE, Facts, GuessMyPort, pack_endpoint, parse_facts, parse_guess, unpack_endpoint
 
 TXID_SIZE = 12
 """Bytes of a ping's random transaction id."""
 _HEADER = 2
-_ENDPOINT = 18  # 16 B IP ‖ 2 B port
+_ENDPOINT = ENDPOINT_SIZE
 _ZERO_KEY = bytes(KEY_SIZE)
-
-
-def _pack_endpoint(addr: AddrPort) -> bytes:
-    return addr.packed16() + addr.port.to_bytes(2, "big")
-
-
-def _unpack_endpoint(raw: bytes) -> AddrPort:
-    return AddrPort.of(raw[:16], int.from_bytes(raw[16:18], "big"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +57,7 @@ class Pong:
 
     def encode(self) -> bytes:
         """The plaintext."""
-        return bytes((self.TYPE, self.version)) + self.txid + _pack_endpoint(self.src) + bytes(self.padding)
+        return bytes((self.TYPE, self.version)) + self.txid + pack_endpoint(self.src) + bytes(self.padding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +72,7 @@ class CallMeMaybe:
 
     def encode(self) -> bytes:
         """The plaintext."""
-        return bytes((self.TYPE, 0)) + b"".join(map(_pack_endpoint, self.endpoints))
+        return bytes((self.TYPE, 0)) + b"".join(map(pack_endpoint, self.endpoints))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +82,7 @@ class Ignored:
     type: int
 
 
-Message = Ping | Pong | CallMeMaybe | Ignored
+Message = Ping | Pong | CallMeMaybe | Facts | GuessMyPort | Ignored
 
 
 def parse(plaintext: bytes) -> Message | None:
@@ -102,13 +95,17 @@ def parse(plaintext: bytes) -> Message | None:
     if kind == Pong.TYPE:
         if len(body) < TXID_SIZE + _ENDPOINT:
             return None
-        src = _unpack_endpoint(body[TXID_SIZE : TXID_SIZE + _ENDPOINT])
+        src = unpack_endpoint(body[TXID_SIZE : TXID_SIZE + _ENDPOINT])
         return Pong(body[:TXID_SIZE], src, version, len(body) - TXID_SIZE - _ENDPOINT)
     if kind == CallMeMaybe.TYPE:
         if version != 0 or len(body) % _ENDPOINT:
             return CallMeMaybe()
         starts = range(0, len(body), _ENDPOINT)
-        return CallMeMaybe(tuple(_unpack_endpoint(body[i : i + _ENDPOINT]) for i in starts))
+        return CallMeMaybe(tuple(unpack_endpoint(body[i : i + _ENDPOINT]) for i in starts))
+    if kind == Facts.TYPE:
+        return parse_facts(version, body)
+    if kind == GuessMyPort.TYPE:
+        return parse_guess(version, body)
     return Ignored(kind)
 
 
