@@ -1,6 +1,8 @@
-"""HTTP as this program speaks it, for plugins: proxies, certificates, time-outs and errors that say what to do.
+"""The public face of our HTTP client: bounded requests, through the user's proxy, with errors that say what to do.
 
-`ApiClient` is Coder's REST API, `request` one request anywhere, `dial` a connection for whoever speaks for himself.
+    answer = await request("GET", "https://relays.example.com/derpmap.json", options=DialOptions())
+
+`ApiClient` is Coder's REST API, `dial` a connection (TCP, or TLS) for whoever speaks for himself.
 """
 
 from __future__ import annotations
