@@ -9,11 +9,13 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from coder_agent.protocols.netstack import SynRequest, TcpConnection
+from coder_agent.testing.lab import LinkRules
+from coder_agent.testing.lab.world import DIRECT, VirtualNode, World
 from coder_agent.testing.processes import run_program
-from coder_agent.testing.virtual_network import Link, VirtualNode, World
 
 from .place import Place
 from .rows import Row
@@ -34,7 +36,7 @@ def bulk(place: Place, plan: Plan) -> Iterator[Row]:
     runs = [*_by_processes(place, bad=False)]
     with Place() as other:
         runs += _by_processes(other, bad=True)
-    for link in (Link(), Link(loss=0.01, duplicate=0.01, jitter=0.0002)):
+    for link in (DIRECT, replace(DIRECT, loss=0.01, duplicate=0.01, jitter=0.0002)):
         for swapped in (False, True):
             runs.append(_virtual(link, swapped=swapped) / 1e9)
     row = Row.of("bulk_integrity", "GB intact", runs)
@@ -57,7 +59,7 @@ def _by_processes(place: Place, *, bad: bool) -> Iterator[float]:
             yield SIZE / 1e9 if done["equal"] and done["path"] == "direct" else 0.0
 
 
-def _virtual(link: Link, *, swapped: bool) -> int:
+def _virtual(link: LinkRules, *, swapped: bool) -> int:
     """Bytes that arrived intact from one node to another in memory; the bad link delays each packet by chance."""
     world = World(1, link)
     nodes = world.node("a"), world.node("b")

@@ -58,13 +58,11 @@ def with_udp_allowed(topology: Topology, side: str) -> Topology:
     """No firewall at `side`, its own or its routers', blocks UDP as such. Unsolicited ones stay out as before."""
 
     def allow(router: Router) -> Router:
-        return replace(
-            router, firewall4=replace(router.firewall4, udp=True), firewall6=replace(router.firewall6, udp=True)
-        )
+        return replace(router, firewall4=_allowing(router.firewall4), firewall6=_allowing(router.firewall6))
 
     for router in topology.chain(side):
         topology = topology.with_router(router.name, allow)
-    return topology.with_host(side, lambda host: replace(host, firewall=replace(host.firewall, udp=True)))
+    return topology.with_host(side, lambda host: replace(host, firewall=_allowing(host.firewall)))
 
 
 def with_direct_allowed(topology: Topology, side: str) -> Topology:
@@ -143,6 +141,10 @@ def _forwarding(port: int, inside: str) -> Callable[[Router], Router]:
         )
 
     return fix
+
+
+def _allowing(firewall: Firewall) -> Firewall:
+    return replace(firewall, udp=True, to_ports=())
 
 
 def _opened(firewall: Firewall, port: int) -> Firewall:

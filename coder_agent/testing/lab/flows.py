@@ -17,7 +17,7 @@ class Flows:
 
     def outbound(self, inside: AddrPort, remote: AddrPort, now: float) -> bool:
         """A packet leaves. False = it may not."""
-        if not self.rules.udp:
+        if not self.rules.udp or (self.rules.to_ports and remote.port not in self.rules.to_ports):
             return False
         if not self.rules.unsolicited:
             self._note(inside, remote, now)

@@ -186,8 +186,9 @@ class Looker:
         known: dict[str, object] = {"gateway_asked": True, "port_mapping": frozenset(router.port_mapping)}
         if router.port_mapping:
             known["port_mapped"] = self._mapped is not None
-            if public is not None:  # a gateway that answers tells its outside address
-                known["nat_layers"] = 1 if router.address == public.host else 2
+        if public is not None:  # where UDP passes, hops can be counted
+            chain = self._network.topology.chain(self._name)
+            known["nat_layers"] = sum(one.nat is not None for one in chain)
         return known
 
 

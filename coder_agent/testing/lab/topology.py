@@ -74,12 +74,14 @@ class NatRules:
 @dataclass(frozen=True, slots=True)
 class Firewall:
     """A filter for UDP. `udp` False: none passes, either way. `unsolicited` False: only answers come in, and packets to
-    `open_ports`; a flow is forgotten after `lifetime` seconds without a packet."""
+    `open_ports`; a flow is forgotten after `lifetime` seconds without a packet. `to_ports`: UDP leaves only to these
+    ports of others (as to STUN's in some offices), () = to all."""
 
     udp: bool = True
     unsolicited: bool = True
     open_ports: tuple[int, ...] = ()
     lifetime: float = 120.0
+    to_ports: tuple[int, ...] = ()
 
 
 OPEN = Firewall()

@@ -11,7 +11,7 @@ from coder_agent.base.burst import Burst
 from coder_agent.base.paths import Path, UdpPath
 from coder_agent.protocols.netstack.listening import SynRequest
 from coder_agent.runtime.engine import PENDING_PER_PEER
-from coder_agent.testing.virtual_network import VirtualNode, World, _MemoryTransport
+from coder_agent.testing.lab.world import LabTransport, VirtualNode, World
 
 
 class Tap:
@@ -21,7 +21,7 @@ class Tap:
     name = "tap"
 
     def __init__(self, node: VirtualNode) -> None:
-        self.inner = _MemoryTransport(node, "direct")
+        self.inner = LabTransport(node, "direct")
         self.is_shut = False
         self.refuses: AddrPort | None = None
         self.refused = self.sent = 0

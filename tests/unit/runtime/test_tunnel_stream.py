@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from coder_agent.runtime.streams import TunnelStream
-from coder_agent.testing.virtual_network import World
+from coder_agent.testing.lab.world import World
 
 pytestmark = pytest.mark.anyio
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from coder_agent.base.paths import PathKind
 from coder_agent.protocols.netstack.listening import SynRequest
 from coder_agent.protocols.netstack.tcp import TcpConnection
-from coder_agent.testing.virtual_network import Link, VirtualNode, World
+from coder_agent.testing.lab import Cut, LinkRules, Region, Topology
+from coder_agent.testing.lab.world import DIRECT, VirtualNode, World
 
 
 @dataclass
@@ -64,7 +65,7 @@ class Transfer:
         return self.is_done and self._seen.digest() == hashlib.sha256(self._data).digest()
 
 
-def pair(link: Link | None = None, *, seed: int = 1, endpoints: bool = True) -> tuple[World, VirtualNode, VirtualNode]:
+def pair(link: LinkRules = DIRECT, *, seed: int = 1, endpoints: bool = True) -> tuple[World, VirtualNode, VirtualNode]:
     world = World(seed, link)
     a, b = world.node("a"), world.node("b")
     world.introduce(a, b, endpoints=endpoints)
@@ -99,14 +100,14 @@ def test_what_concerns_no_stream_is_answered_before_the_wake_up_ends(monkeypatch
 
 @pytest.mark.parametrize("seed", range(4))
 def test_loss_reordering_and_duplicates_cost_time_but_no_byte(seed: int) -> None:
-    world, a, b = pair(Link(loss=0.02, duplicate=0.02, jitter=0.003), seed=seed)
+    world, a, b = pair(replace(DIRECT, loss=0.02, duplicate=0.02, jitter=0.003), seed=seed)
     transfer = Transfer(world, a, b, 1 << 20)
     assert world.run(60, lambda: transfer.is_done)
     assert transfer.is_intact
 
 
 def test_without_endpoints_everything_is_relayed() -> None:
-    world, a, b = pair(Link(is_cut=True), endpoints=False)
+    world, a, b = pair(replace(DIRECT, cut=Cut.UDP), endpoints=False)
     transfer = Transfer(world, a, b, 1 << 20)
     assert world.run(10, lambda: transfer.is_done)
     assert transfer.is_intact
@@ -114,18 +115,17 @@ def test_without_endpoints_everything_is_relayed() -> None:
 
 
 def test_a_cut_direct_path_continues_over_the_relay_within_seven_seconds_and_comes_back() -> None:
-    world = World(1, Link(delay=0.02))
-    world.relay_delay = 0.04
+    world = World(topology=Topology(stun=(), regions=(Region(latency=0.02),), core=LinkRules(latency=0.02)))
     a, b = (world.node(name, receive_window=256 << 10) for name in "ab")
     world.introduce(a, b)
     transfer = Transfer(world, a, b, 1 << 20, endless=True)
     world.run(1)
     assert a.engine.magicsock.path(b.key).kind is PathKind.DIRECT
-    world.link.is_cut = True
+    world.cut()
     at_cut = transfer.received
     world.run(0.05)  # what was in flight behind the cut still arrives
     stalled = transfer.received
     assert world.run(7, lambda: transfer.received > stalled), "nothing arrived over the relay within 7 s"
     assert stalled >= at_cut
-    world.link.is_cut = False
+    world.cut(Cut.NONE)
     assert world.run(12, lambda: a.engine.magicsock.path(b.key).kind is PathKind.DIRECT)
