@@ -35,7 +35,7 @@ def room(may: str, why: str, banned: frozenset[str] = frozenset()) -> Room:
 
 PURE = "a core takes bytes, `now` and `rng` and returns what to do: so it is tested without a network or a clock"
 CORES = "errors base protocols magicsock coordination verdict"
-ROOTS = "node peers compose agent client api blocking rpc workspace_name directory"
+ROOTS = "node explain peers compose agent client api blocking rpc workspace_name directory"
 
 ROOMS: dict[str, Room] = {
     "errors": room("", "the error tree is below everything"),
@@ -53,6 +53,7 @@ ROOMS: dict[str, Room] = {
         "errors runtime.http workspace_name", "what the server says of workspaces, for client and commands"
     ),
     "node": room(f"{CORES} hooks runtime __version__", "the public face of the runtime"),
+    "explain": room("errors base magicsock verdict", "what the cores know of a path, as a verdict wants it"),
     "peers": room("errors base coordination node", "what a coordinator says, told to a node"),
     "compose": room("errors hooks node", "plugins and settings in, a node's configuration out"),
     "agent": room(f"{CORES} hooks runtime {ROOTS} __version__", "a composition root"),
