@@ -119,6 +119,10 @@ class Mappings:
             offered += chosen[:ENDPOINTS_PER_FAMILY]
         return offered
 
+    def seen(self) -> dict[AddrPort, int]:
+        """How many servers said each mapping, in the order of their answers."""
+        return dict(Counter(sight.mapped for sight in self._seen.values()))
+
     def refuted(self) -> list[AddrPort]:
         """Mappings that fewer hosts saw than the one that two or more agree on: not to be offered any more."""
         found: list[AddrPort] = []

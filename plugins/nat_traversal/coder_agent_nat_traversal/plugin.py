@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from coder_agent.hooks import SettingsSpec, hookimpl
+from coder_agent.hooks import CommandSpec, SettingsSpec, hookimpl
 
 if TYPE_CHECKING:
     from coder_agent.hooks import CandidateSource, Settings
@@ -18,6 +18,13 @@ NAME = "nat_traversal"
 def coder_settings() -> Sequence[SettingsSpec]:
     """The section ``[plugins.nat_traversal]``."""
     return [SettingsSpec(NAME, "coder_agent_nat_traversal.settings:NatSettings")]
+
+
+@hookimpl
+def coder_commands() -> Sequence[CommandSpec]:
+    """`coder netcheck`."""
+    target = "coder_agent_nat_traversal.netcheck.command:netcheck"
+    return [CommandSpec("netcheck", "Check this network: UDP, NAT, relays and how far away they are.", target)]
 
 
 @hookimpl

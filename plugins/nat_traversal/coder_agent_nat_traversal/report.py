@@ -13,7 +13,7 @@ from coder_agent.protocols.stun import BindingResponse, encode_request, parse_re
 
 from .interfaces import Address, Family
 from .mapping import Mappings, impossible
-from .plan import LastRound, Probe, ProbeSet
+from .plan import INITIAL_INTERVAL, INITIAL_TRIES, LastRound, Probe, ProbeSet
 
 ROUND_TIMEOUT = 3.0
 """Seconds after which a round ends whatever is missing. Source: tailscale net/netcheck/netcheck.go."""
@@ -61,6 +61,9 @@ class StunRound:
     full: bool = True
     own: Collection[Address] = ()
     """Addresses of our interfaces."""
+    enough: int = ENOUGH_REGIONS
+    patience: float = ROUND_TIMEOUT
+    """Seconds after which a round ends in which somebody has answered (later if answers take long)."""
     latency: dict[tuple[int, Family], float] = field(default_factory=dict)
     dropped: Counter[str] = field(default_factory=Counter)
     _sets: dict[tuple[int, Family], _Set] = field(default_factory=dict)
@@ -151,6 +154,10 @@ class StunRound:
             public_v6=self.mappings.public(is_ipv6=True),
         )
 
+    def families_of(self, region: int) -> list[Family]:
+        """The families in which `region` was to be asked."""
+        return [family for number, family in self._sets if number == region]
+
     def result(self) -> LastRound:
         """What the next round's plan needs."""
         return LastRound(dict(self.latency))
@@ -162,7 +169,7 @@ class StunRound:
         self._sets[key].answered = True
         self.mappings.add(asked.destination, response.mapped, asked.order)
         regions = {region for region, _ in self.latency}
-        if self._enough_at is None and len(regions) >= ENOUGH_REGIONS:
+        if self._enough_at is None and len(regions) >= self.enough:
             self._enough_at = now + max(self.latency.values()) * (2 if self.full else 1)
         return Answer(*key, response.mapped, self.latency[key])
 
@@ -175,5 +182,8 @@ class StunRound:
         return self.mapping_varies is None
 
     def _end(self) -> float:
-        end = self.started + ROUND_TIMEOUT
+        wait = ROUND_TIMEOUT
+        if self.latency:
+            wait = min(wait, max(self.patience, INITIAL_INTERVAL * INITIAL_TRIES + 2 * max(self.latency.values())))
+        end = self.started + wait
         return end if self._enough_at is None else min(end, self._enough_at)

@@ -23,10 +23,24 @@ class NatSettings(BaseModel):
         "for a manual port forward on a changing address",
     )
 
+    captive_portal_urls: tuple[str, ...] = Field(
+        default=(),
+        description="pages that answer 204, asked when looking for a captive portal beside the relays that serve "
+        "port 80; by default nobody else is asked",
+    )
+
     @field_validator("endpoints")
     @classmethod
     def _are_endpoints(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(str(AddrPort.parse(text)) for text in value)
+
+    @field_validator("captive_portal_urls")
+    @classmethod
+    def _are_plain(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for url in value:
+            if not url.startswith("http://"):
+                raise ValueError(f"{url!r} must start with http://: nobody can answer in the name of an https:// page")
+        return value
 
     def static_endpoints(self) -> tuple[AddrPort, ...]:
         """`endpoints` as values."""

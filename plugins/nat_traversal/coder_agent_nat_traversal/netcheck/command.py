@@ -1,0 +1,114 @@
+"""`coder netcheck`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import typer
+
+from coder_agent.base.derp_map import DerpMap, viewed_from
+from coder_agent.base.derp_map_json import from_json
+from coder_agent.cli.context import Cli
+from coder_agent.cli.output import Output, OutputOption, note, print_json, print_table
+from coder_agent.errors import ConfigError, RemoteProtocolError, TransportBroken
+from coder_agent.http import ApiClient
+
+from ..settings import NatSettings
+from . import text
+from .document import client_report
+from .report import NetcheckReport
+from .runner import Wishes, run_netcheck
+
+MAP_TIMEOUT = 3.0
+"""Seconds for the server to say what its relays are."""
+QUIET = 1.0
+"""Seconds after which the user is told that something is going on."""
+
+
+def netcheck(
+    ctx: typer.Context,
+    derp_map: Annotated[
+        Path | None, typer.Option("--derp-map", metavar="FILE", help="relay map (JSON) instead of the server's")
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Check this network: UDP, NAT, IPv6, port mapping, relays and how far away they are.
+
+    Exit code 1 if no relay and no STUN server could be reached at all.
+    """
+    cli: Cli = ctx.obj
+    settings = cli.settings.section("nat_traversal", NatSettings)
+    wishes = Wishes(dial=cli.dial_options(), captive_urls=settings.captive_portal_urls)
+    known = None if derp_map is None else read_map(derp_map)
+    report = anyio.run(_check, cli, known, wishes)
+    if output is Output.JSON:
+        print_json(client_report(report))
+    else:
+        _print(report)
+    if not report.reachable:
+        raise typer.Exit(1)
+
+
+async def _check(cli: Cli, known: DerpMap | None, wishes: Wishes) -> NetcheckReport:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_say_something)
+        derp_map, websocket = (known, False) if known is not None else await _ask_server(cli)
+        report = await run_netcheck(derp_map, Wishes(wishes.dial, websocket, wishes.portmap, wishes.captive_urls))
+        tasks.cancel_scope.cancel()
+    return report
+
+
+async def _say_something() -> None:
+    await anyio.sleep(QUIET)
+    note("Checking the network; this takes up to five seconds …")
+
+
+async def _ask_server(cli: Cli) -> tuple[DerpMap, bool]:
+    """The server's relay map as a node here would see it, and whether relays are only to be used by WebSocket."""
+    url = cli.url()
+    api = ApiClient(url, cli.token(), cli.dial_options())
+    try:
+        document = await api.get("/api/v2/workspaceagents/connection", timeout=MAP_TIMEOUT)
+    except TransportBroken as error:
+        hint = error.hint or "check the URL and your connection"
+        hint += "\n      `coder netcheck --derp-map FILE` checks without a server"
+        raise TransportBroken(error.message, hint=hint) from error
+    if not isinstance(document, dict):
+        raise RemoteProtocolError(f"{url} does not answer as a coder server does", hint="check the URL")
+    derp_map = viewed_from(from_json(document.get("derp_map")), url)
+    return _checked(derp_map, url), bool(document.get("derp_force_websockets"))
+
+
+def read_map(path: Path) -> DerpMap:
+    """A relay map from a file. Raises ConfigError."""
+    try:
+        derp_map = from_json(json.loads(path.read_text("utf-8")))
+    except OSError as error:
+        raise ConfigError(f"cannot read the relay map {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not a relay map: it is not JSON") from error
+    except RemoteProtocolError as error:
+        raise ConfigError(f"{path} is not a relay map: {error.message}") from error
+    return _checked(derp_map, str(path))
+
+
+def _checked(derp_map: DerpMap, where: str) -> DerpMap:
+    if not any(region.nodes for region in derp_map.regions.values()):
+        raise ConfigError(
+            f"the relay map of {where} has no regions: there is nothing to check against",
+            hint="the server's administrator enables its relay or names others",
+        )
+    return derp_map
+
+
+def _print(report: NetcheckReport) -> None:
+    print_table(["check", "result"], text.checks(report))
+    print()
+    print_table(["region", "udp ipv4", "udp ipv6", "relay", "home", "remark"], text.region_rows(report))
+    print()
+    print_table(["interface", "mtu", "addresses"], text.interface_rows(report))
+    for warning in text.warnings(report):
+        note(f"warning: {warning}")
