@@ -115,6 +115,7 @@ def situation_from_document(document: object, where: str = "situation") -> Situa
         wire_mtu=fields.number("wire_mtu"),
         attempts=fields.items("attempts", _attempt),
         published=fields.addrs("published"),
+        own=fields.addrs("own"),
         relay=_relay(fields.get("relay") or {}, f"{where}.relay"),
         rules_here=_rules(fields.get("rules_here") or {}, f"{where}.rules_here"),
         rules_there=_rules(fields.get("rules_there") or {}, f"{where}.rules_there"),

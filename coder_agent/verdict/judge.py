@@ -21,6 +21,7 @@ from .model import (
     Net,
     guessed_facts,
     is_private,
+    is_public,
     net_of,
     only_small_packets_pass,
 )
@@ -128,15 +129,15 @@ def _means(situation: Situation, there: str) -> tuple[Cause, str]:
         return Cause.DIRECT_LAN, f"both ends share a network ({addr.host})"
     if addr.is_ipv6:
         return Cause.DIRECT_IPV6, "over IPv6, without address translation"
-    if local.port_mapped or remote.port_mapped:
-        whose = "your" if local.port_mapped else f"{there}'s"
-        return Cause.DIRECT_PORT_MAPPED, f"through a port that {whose} router opened (UPnP, NAT-PMP or PCP)"
     sources = next((one.sources for one in situation.attempts if one.addr == addr), ())
     if situation.socket or GUESSED & set(sources):
         return Cause.DIRECT_BIRTHDAY, "through a port of a symmetric NAT that was found by trying many"
-    if local.public_v4 is not None and remote.public_v4 is not None and local.nat_layers + remote.nat_layers > 0:
+    for facts, whose in ((local, "your"), (remote, f"{there}'s")):
+        if facts.port_mapped and facts.nat_layers < 2:
+            return Cause.DIRECT_PORT_MAPPED, f"through a port that {whose} router opened (UPnP, NAT-PMP or PCP)"
+    if not is_public(situation.own) and not is_public(situation.published):
         return Cause.DIRECT_PUNCHED, "both ends opened their routers to each other by pinging at the same time"
-    return Cause.DIRECT_PUBLIC, f"to {addr}"
+    return Cause.DIRECT_PUBLIC, f"to {addr}, without a NAT at one end at least"
 
 
 # ------------------------------------------------------------ decided by somebody

@@ -198,7 +198,16 @@ def shares_nat(situation: Situation) -> bool | None:
     """Do both ends look the same from outside? None where one of them does not know how it looks."""
     facts = situation.remote.facts if situation.remote is not None else guessed_facts(situation.published)
     mine, theirs = situation.local.facts.public_v4, facts.public_v4
-    return mine.host == theirs.host if mine is not None and theirs is not None else None
+    if mine is not None and theirs is not None:
+        return mine.host == theirs.host
+    return False if is_public(situation.own) or is_public(situation.published) else None
+
+
+def is_public(endpoints: tuple[AddrPort, ...]) -> bool:
+    """Does a node that publishes these have a public IPv4 address of its own? Behind a NAT it publishes its private
+    one, too."""
+    v4 = [addr for addr in endpoints if not addr.is_ipv6]
+    return bool(v4) and not any(map(is_private, v4))
 
 
 def only_small_packets_pass(situation: Situation) -> bool:

@@ -53,11 +53,11 @@ class RelayFacts:
 class Situation:
     """Everything known about the path to one peer.
 
-    `remote` None: the peer told nothing (a stock peer, or not yet). `socket`: which of our sockets the direct path uses,
+    `remote` None: the peer told nothing (a stock peer, or not yet). `socket`: our socket that the direct path uses,
     0 = the main one. `searching`: seconds since the search for a direct path began, None = not searching.
     `birthday`: birthday probing runs now; `guessing` False: it is switched off. `peer_known` False: the coordinator
-    names no such peer any more. `published`: the endpoints that the peer publishes. `rules_*`: those set at either end
-    and for the deployment. Units: `latency` in seconds, `wire_mtu` in bytes.
+    names no such peer any more. `published`: the endpoints that the peer publishes, `own` ours. `rules_*`: those set
+    at either end and for the deployment. Units: `latency` in seconds, `wire_mtu` in bytes.
     """
 
     local: PathReport = field(default_factory=PathReport)
@@ -70,6 +70,7 @@ class Situation:
     wire_mtu: int = 0
     attempts: tuple[Attempt, ...] = ()
     published: tuple[AddrPort, ...] = ()
+    own: tuple[AddrPort, ...] = ()
     relay: RelayFacts = field(default_factory=RelayFacts)
     rules_here: PathRules = field(default_factory=PathRules)
     rules_there: PathRules = field(default_factory=PathRules)

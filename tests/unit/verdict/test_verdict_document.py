@@ -75,6 +75,7 @@ situations = st.builds(
         max_size=3,
     ).map(tuple),
     published=st.tuples(addrs),
+    own=st.tuples(addrs),
     relay=st.builds(
         RelayFacts,
         has_stun=st.booleans(),
