@@ -103,6 +103,11 @@ class RelayTransport(Transport, Protocol):
         """Keep a connection to `region` for ever and tell relays which one is home. 0 = none yet."""
         ...
 
+    def keep_warm(self, region: int) -> None:
+        """Data may be sent through `region` from one moment to the next: connect now if need be, and count this as a
+        use. Called every few seconds while it holds."""
+        ...
+
     def forced_websocket(self) -> Mapping[int, str]:
         """Regions that fell back to WebSocket, with the reason (Node.derp_forced_websocket)."""
         ...
@@ -258,6 +263,22 @@ class AgentService(Protocol):
 
 
 # ---------------------------------------------------------------- server side
+
+
+class DerpMapSource(Protocol):
+    """Says which relays there are beside a coder server's own: from a file, a URL, a service discovery.
+
+    `refresh`: seconds between two looks; 0 = only at the start and when the server is told to reload (SIGHUP).
+    """
+
+    name: str
+    refresh: float
+
+    async def fetch(self) -> DerpMap:
+        """The map now. Given up after 15 s. While this fails, what it last said stays in force, across restarts of the
+        server too. Raises CoderAgentError: ConfigError if only the operator can mend it, which stops a starting server.
+        """
+        ...
 
 
 class RelayBackend(Protocol):

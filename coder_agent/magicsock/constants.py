@@ -38,6 +38,53 @@ PADDED_VERSION = 1
 MAX_PINGS_IN_FLIGHT = 1024
 """Per peer; the oldest is forgotten. Ours: upstream has no bound."""
 
+# ------------------------------------------------------------ doubt: is the direct path still there? (all ours)
+
+PULSE = 0.05
+"""While packets go to a peer that is reached directly: between looks at whether it still answers. A quarter of the
+shortest TCP time-out (200 ms), so that a dead path is left before TCP slows down for it."""
+IDLE_PULSES = 20
+"""Pulses without a packet either way after which they stop: a second."""
+DOUBT_AFTER = 0.15
+"""An answer missing for this long, or three round trips if that is longer (but not more than one round trip and this),
+or longer than the path's own jitter explains, puts the path in doubt. Longer than a delayed ACK (40 ms)."""
+LATE_PULSE = 0.05
+"""A pulse that is late by this judges nothing: we were busy or asleep, and answers may be waiting in the socket."""
+DOUBT_PING_INTERVAL = 0.2
+DOUBT_PINGS = 5
+"""In doubt the path is pinged so often, and so many times; then the trust in it ends: a second in all."""
+DOUBT_PAUSE = 1.0
+"""Between two doubts about the same missing answer."""
+HINT_PAUSE_MAX = 60.0
+"""A peer that sends by relay doubts the direct path: so do we, at once, then after 1, 2, 4 … up to this many seconds,
+in case it has other reasons."""
+INFLOW_PULSES, INFLOW_STOP = 8, 0.2
+"""A flow towards us that was there in that many of the last 24 pulses, and then for this long not at all, has stopped
+dead: our own ACKs may be what is missing."""
+
+# ------------------------------------------------------------ quality: direct or relayed? (all ours)
+
+QUALITY_WINDOW = 0.25
+"""Figures are summed up in windows of this length…"""
+QUALITY_WINDOWS = 6
+"""…of which so many are looked at together: 1.5 s, so that a policed path is left within 2 s."""
+TRIAL_WINDOWS = 3
+"""So many are enough to judge a way against one that was measured lately."""
+SETTLE = 0.25
+"""After a change of the way nothing is counted for so long, or three round trips: what was in flight is the
+old way's."""
+QUALITY_BYTES = 12_000
+"""Ten packets. A share of less is no loss rate."""
+DIRECT_RETRY, DIRECT_RETRY_MAX = 5.0, 20.0
+"""A direct path that lost is tried again after this, doubling: it wins back within 30 s."""
+RELAY_RETRY, RELAY_RETRY_MAX = 10.0, 300.0
+"""A relay that lost likewise."""
+RELAY_MEMORY = 60.0
+"""How long the speed of a relay that was good stays known while the direct path carries."""
+RELAY_PING_INTERVAL = 30.0
+SLOW_DIRECT = 0.1
+"""While the direct path takes longer than this, the relay is pinged so often for comparison."""
+
 # ------------------------------------------------------------ candidates
 
 CANDIDATE_PRUNE_THRESHOLD = 100

@@ -12,11 +12,13 @@ from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 
 from ..base.addresses import AddrPort
+from ..base.flow import Flow
 from ..base.keys import DiscoPrivate, DiscoPublic, NodePublic
 from ..base.path_rules import NO_RULES, DirectRule, PathRules
-from ..base.paths import DerpPath, Path, PathKind, PathPolicy
+from ..base.paths import DerpPath, Path, PathKind, PathPolicy, UdpPath
 from ..protocols.effects import Dropped
 from .candidates import NEVER
+from .carrier import Carrier
 from .effects import Effect, EndpointsWanted, PathUpdate, Route
 from .peer import FOREVER, NOTHING, Peer
 from .peer_map import PeerMap
@@ -52,6 +54,7 @@ class Magicsock:
         self._peers = PeerMap(disco)
         self._prober = Prober(node_key, disco, self._peers, rng)
         self._receiver = Receiver(self._peers, self._prober, policy or DefaultPathPolicy(), self._schedule)
+        self._carrier = Carrier(self._prober, policy or DefaultPathPolicy())
         self._timers: list[tuple[float, int, Peer]] = []
         self._timer_count = 0
 
@@ -217,14 +220,27 @@ class Magicsock:
             state.last_received = now
             self._peers.learn_source(addr, state, proven=True)
 
-    def note_received(self, peer: NodePublic, path: Path, now: float) -> None:
-        """WireGuard packets of `peer` came by `path` (once per burst will do). Neither path nor trust change."""
+    def note_received(self, peer: NodePublic, path: Path, now: float) -> list[Effect]:
+        """WireGuard packets of `peer` came by `path` (once per burst will do). They do not make it a path of ours; but
+        a peer that uses the relay may have noticed that the direct path is dead."""
         state = self._peers.get(peer)
         if state is None:
-            return
+            return NOTHING
         state.last_received = now
-        if isinstance(path, DerpPath) and path.region != state.seen_region:
+        if isinstance(path, UdpPath):
+            return NOTHING
+        if path.region != state.seen_region:
             note_relay(state, path.region)
+        effects = self._carrier.heard_by_relay(state, now)
+        return self._done(state, effects) if effects else NOTHING
+
+    def note_flow(self, peer: NodePublic, flow: Flow, now: float) -> list[Effect]:
+        """The answer to `FlowWanted`: how the conversation with `peer` goes."""
+        state = self._peers.get(peer)
+        if state is None:
+            return NOTHING
+        effects = self._carrier.note_flow(state, flow, now)
+        return self._done(state, effects) if effects else NOTHING
 
     def note_derp_seen(self, peer: NodePublic, region: int, now: float) -> None:
         """A relay connection of ours delivered something from `peer`."""
@@ -306,6 +322,8 @@ class Magicsock:
                 effects += peer.announce(now, "no-pong")
             if peer.heartbeat_at is not None and now >= peer.heartbeat_at:
                 effects += self._prober.heartbeat(peer, now)
+                effects += self._carrier.keep_relay_warm(peer, now)
+            effects += self._carrier.on_timer(peer, now)
             self._schedule(peer)
         return self._count(effects)
 

@@ -24,7 +24,7 @@ class PathUpdate:
     """The way to `peer` changed; mirrors hooks.events.PathChanged. `path` is ``ip:port``, ``derp:<region>`` or empty.
 
     `reason`: pong | first-send | no-pong | ping-timeout | unreachable | rebind | candidate-gone | direct-blocked |
-    relay-changed | rules. Units: `latency` in seconds, None = not measured.
+    relay-changed | rules | quality. Units: `latency` in seconds, None = not measured.
     """
 
     peer: NodePublic
@@ -63,4 +63,47 @@ class PingLost:
     path: Path
 
 
-Effect = SendRaw | Dropped | PathUpdate | EndpointsWanted | PongReceived | PingLost
+@dataclass(frozen=True, slots=True)
+class FlowWanted:
+    """Tell how the conversation with `peer` goes: call `Magicsock.note_flow` now. Comes every 50 ms while packets go to
+    a peer with a direct path."""
+
+    peer: NodePublic
+
+
+@dataclass(frozen=True, slots=True)
+class PathDoubted:
+    """The direct path to `peer` may be dead: from now on packets go by both ways, until a pong comes. What is in flight
+    may be lost: send its oldest part again."""
+
+    peer: NodePublic
+
+
+@dataclass(frozen=True, slots=True)
+class PathReplaced:
+    """Another way carries the packets to `peer` from now on, chosen for its quality or on trial: what was learnt about
+    the capacity of the former one does not hold for it."""
+
+    peer: NodePublic
+
+
+@dataclass(frozen=True, slots=True)
+class RelayWanted:
+    """Have the connection to relay region `region` ready: an active direct path may need it from one moment to the
+    next. Repeated every few seconds."""
+
+    region: int
+
+
+Effect = (
+    SendRaw
+    | Dropped
+    | PathUpdate
+    | EndpointsWanted
+    | PongReceived
+    | PingLost
+    | FlowWanted
+    | PathDoubted
+    | PathReplaced
+    | RelayWanted
+)

@@ -15,7 +15,9 @@ from ..base.path_rules import DirectRule, PathRules
 from ..base.paths import DerpPath, Path, PathKind, PathPolicy, PathQuality, UdpPath
 from . import constants as c
 from .candidates import NEVER, Candidate, CandidateTable
+from .doubt import Doubt
 from .effects import Effect, PathUpdate, Route
+from .quality import Quality
 from .status import PathStatus
 
 NOTHING: list[Effect] = []
@@ -73,6 +75,7 @@ class Peer:
         "home", "seen_region", "gone_region", "derp_latency",  # relays
         "candidates", "sent", "calls", "ping_backs", "sources",
         "best", "best_at", "trusted_until",
+        "doubt", "quality", "relay_pinged_at",
         "last_send", "last_received", "last_full_ping", "heartbeat_at",
         "called_at", "call_due",  # our call-me-maybes: last sent; waiting until
         "rules", "own_rules", "announced", "announced_path",
@@ -93,7 +96,9 @@ class Peer:
         self.ping_backs = Allowance()
         self.sources: dict[AddrPort, None] = {}  # in order of learning
         self.best: PathQuality | None = None
-        self.best_at = self.trusted_until = NEVER
+        self.best_at = self.trusted_until = self.relay_pinged_at = NEVER
+        self.doubt = Doubt()
+        self.quality = Quality()
         self.last_send = self.last_received = self.last_full_ping = self.called_at = NEVER
         self.heartbeat_at: float | None = None
         self.call_due: float | None = None
@@ -169,6 +174,7 @@ class Peer:
             when = min(when, self.call_due)
         if self.heartbeat_at is not None and self.announced is PathKind.DIRECT:
             when = min(when, self.trusted_until + c.TIMER_SLACK)
+        when = min(when, self.doubt.deadline())
         for ping in self.sent.values():  # the first is the oldest
             return min(when, ping.at + c.PING_TIMEOUT)
         return when
@@ -179,8 +185,10 @@ class Peer:
         """Decide where to send, and remember the answer for as long as it surely holds."""
         best = self.best
         if best is not None and now <= self.trusted_until:
-            route: Route | None = self._reuse(best.path, None)
+            route: Route | None = self._trusted_route(best.path)
             until = self.trusted_until
+            if self.heartbeat_at is not None:
+                self.doubt.arm(now)
         else:
             path, region = best.path if best else None, self.data_region or None
             route = self._reuse(path, region) if path or region else None
@@ -189,6 +197,13 @@ class Peer:
         # Without an armed heartbeat the next send must come through here again, to arm it.
         self.fast_until = until if self.heartbeat_at is not None or not self.can_probe else NEVER
         return route
+
+    def _trusted_route(self, direct: UdpPath) -> Route:
+        if self.doubt.since is not None:
+            return self._reuse(direct, self.data_region or None)
+        if self.quality.relayed and self.data_region:
+            return self._reuse(None, self.data_region)
+        return self._reuse(direct, None)
 
     def _reuse(self, udp: UdpPath | None, derp: int | None) -> Route:
         old = self.fast_answer[0]
@@ -215,18 +230,20 @@ class Peer:
             # The address is what was pinged; a pong may come from anywhere.
             self.best = quality
             self.best_at, self.trusted_until = now, now + c.TRUST_DURATION
+            self.doubt.answered(ping.at, now)
         self.fast_until = NEVER
 
     def clear_best(self) -> None:
         """The direct path is no more: relay until a pong comes."""
         self.best = None
-        self.best_at = self.trusted_until = NEVER
-        self.fast_until = NEVER
+        self.best_at = NEVER
+        self.end_trust()
 
     def end_trust(self) -> None:
         """Doubt the direct path: send both ways until a pong comes."""
         self.trusted_until = NEVER
         self.fast_until = NEVER
+        self.quality.forget()
 
     def drop_lost_best(self) -> bool:
         """After candidates went: if the best path was among them, clear it. True if it was."""
@@ -243,7 +260,8 @@ class Peer:
     def announce(self, now: float, reason: str) -> list[Effect]:
         """Compare what carries packets now with what was last announced; say so if it differs."""
         latency: float | None
-        if self.is_trusted(now) and self.best is not None:
+        relayed = self.quality.relayed and self.data_region
+        if self.is_trusted(now) and self.best is not None and not relayed:
             kind, path, latency = PathKind.DIRECT, str(self.best.addr), self.best.latency
         elif self.data_region:
             kind, path, latency = PathKind.RELAYED, f"derp:{self.derp_region}", self.derp_latency

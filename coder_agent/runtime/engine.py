@@ -22,7 +22,16 @@ from ..base.paths import DerpPath, Path, UdpPath
 from ..hooks.interfaces import DirectTransport, RelayTransport, Transport
 from ..magicsock.core import Magicsock, Route
 from ..magicsock.demux import PacketKind, classify, classify_burst
-from ..magicsock.effects import EndpointsWanted, PathUpdate, PingLost, PongReceived
+from ..magicsock.effects import (
+    EndpointsWanted,
+    FlowWanted,
+    PathDoubted,
+    PathReplaced,
+    PathUpdate,
+    PingLost,
+    PongReceived,
+    RelayWanted,
+)
 from ..protocols.effects import Authenticated, Deliver, Dropped, SendRaw, SessionReady, Transmit
 from ..protocols.netstack.stack import Stack
 from ..protocols.wireguard.device import Device
@@ -267,6 +276,20 @@ class Engine:
                 self._send_pathless(effect.peer)
                 self.kick()
                 self._observer.path_updated(effect)
+            case FlowWanted(peer):
+                now = self._scheduler.time()
+                self._carry_out(self.magicsock.note_flow(peer, self.stack.flow(peer), now), None, now)
+            case PathDoubted(peer):
+                self.counters["path-doubts"] += 1
+                self.stack.path_doubted(peer, self._scheduler.time())
+                self.kick()
+            case PathReplaced(peer):
+                self.counters["path-changes-by-quality"] += 1
+                self.stack.path_replaced(peer)
+                self.kick()
+            case RelayWanted(region):
+                if self.relay is not None:
+                    self.relay.keep_warm(region)
             case PongReceived():
                 self._observer.pong_received(effect)
             case EndpointsWanted():
@@ -280,7 +303,9 @@ class Engine:
 
     def _authenticated(self, peer: NodePublic, path: Path, now: float) -> None:
         """A packet that came by `path` proved to be from `peer`."""
-        self.magicsock.note_received(peer, path, now)
+        effects = self.magicsock.note_received(peer, path, now)
+        if effects:
+            self._carry_out(effects, None, now)
         if isinstance(path, UdpPath):
             self.magicsock.learn_source(path.addr, peer, now)
         else:

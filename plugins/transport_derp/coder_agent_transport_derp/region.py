@@ -39,6 +39,9 @@ QUEUE_BYTES = 64 << 10
 QUEUE_BURST_BYTES = 8 << 10
 """While there is no connection yet: bursts up to 8 KiB (disco, handshakes, first segments) wait, 64 KiB of them."""
 
+WARM_FOR = 10.0
+"""Seconds for which one `keep_warm` makes a region that is not home worth redialling: three heartbeats of magicsock."""
+
 
 @dataclass(slots=True)
 class Shared:
@@ -71,6 +74,7 @@ class Region:
         self._scope: anyio.CancelScope | None = None
         self._announced: tuple[bool, str] | None = None
         self._paths: dict[NodePublic, DerpPath] = {}
+        self._warm_until = float("-inf")
 
     # ------------------------------------------------------------ for the transport
 
@@ -91,6 +95,16 @@ class Region:
             self.connection.flush()
         if home:
             self.wake()
+
+    def keep_warm(self) -> None:
+        """Somebody may send from one moment to the next: be connected, and count this as a use."""
+        self._warm_until = asyncio.get_running_loop().time() + WARM_FOR
+        self.wake()
+
+    @property
+    def _is_wanted(self) -> bool:
+        """Is there a reason to dial, if we are not connected?"""
+        return self.home or bool(self._queue) or asyncio.get_running_loop().time() < self._warm_until
 
     def wake(self) -> None:
         """Make sure that somebody is dialling."""
@@ -115,9 +129,12 @@ class Region:
             return
         if now >= connection.client.deadline():
             connection.close(TransportBroken("the relay has been silent for too long"))
-        elif idle_after is not None and not self.home and now - connection.written_at >= idle_after:
+        elif idle_after is not None and not self.home and now - self._used_at(connection) >= idle_after:
             self._shared.counters["idle_closed"] += 1
             connection.close(TransportClosed("not used any more"))
+
+    def _used_at(self, connection: RelayConnection) -> float:
+        return max(connection.written_at, self._warm_until - WARM_FOR)
 
     # ------------------------------------------------------------ Listener, for the connection
 
@@ -158,7 +175,7 @@ class Region:
         failures = 0
         try:
             with scope:
-                while self.home or self._queue:
+                while self._is_wanted:
                     started = anyio.current_time()
                     reason = await self._live_once()
                     if reason is None:

@@ -94,6 +94,12 @@ class DerpTransport:
             if candidate.home or region_id == region:
                 candidate.set_home(region_id == region)
 
+    def keep_warm(self, region: int) -> None:
+        """Dial `region` if need be, and do not let it go idle for another minute."""
+        found = self._regions.get(region)
+        if found is not None:
+            found.keep_warm()
+
     def forced_websocket(self) -> Mapping[int, str]:
         """Regions that `Upgrade: DERP` does not reach, with what was answered instead."""
         return dict(self._shared.websocket_reasons)

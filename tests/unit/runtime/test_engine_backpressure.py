@@ -33,6 +33,9 @@ class Tap:
         self.sent += burst.count
         return self.inner.send(burst, path)
 
+    def keep_warm(self, region: int) -> None:
+        """It always is."""
+
     def stats(self) -> dict[str, int]:
         return {}
 
