@@ -27,19 +27,19 @@ _MARK = ":InternetGatewayDevice:"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A gateway device says where its description is. The other two only tell devices apart."""
+    """A gateway device says where its description is. `server` and `usn` tell devices apart; `boot` as in Notice."""
 
     location: str
     server: str = ""
     usn: str = ""
+    boot: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A gateway device came (`alive`) or goes. `boot` grows at each restart; "" if it does not say."""
+    """A gateway device came (`alive`) or goes. `boot` is another one after each restart; "" if it does not say."""
 
     alive: bool
-    location: str
     boot: str
 
 
@@ -70,7 +70,7 @@ def parse_answer(data: Datagram) -> Answer | Dropped:
         return Dropped("ssdp-not-a-gateway")
     if not fields.get("location"):
         return Dropped("ssdp-no-location")
-    return Answer(fields["location"], fields.get("server", ""), fields.get("usn", ""))
+    return Answer(fields["location"], fields.get("server", ""), fields.get("usn", ""), _boot(fields))
 
 
 def parse_notice(data: Datagram) -> Notice | Dropped:
@@ -83,8 +83,7 @@ def parse_notice(data: Datagram) -> Notice | Dropped:
         return Dropped("ssdp-not-a-notice")
     if not any(_MARK in fields.get(name, "") for name in ("nt", "usn")):
         return Dropped("ssdp-not-a-gateway")
-    boot = fields.get("bootid.upnp.org") or fields.get("01-nls", "")
-    return Notice(fields.get("nts") != "ssdp:byebye", fields.get("location", ""), boot)
+    return Notice(fields.get("nts") != "ssdp:byebye", _boot(fields))
 
 
 def distinct(answers: list[Answer]) -> list[Answer]:
@@ -92,6 +91,11 @@ def distinct(answers: list[Answer]) -> list[Answer]:
     ordered = sorted(answers, key=lambda answer: (answer.location, answer.server))
     ordered.sort(key=lambda answer: answer.usn, reverse=True)
     return list({(answer.location, answer.server): answer for answer in reversed(ordered)}.values())[::-1]
+
+
+def _boot(fields: dict[str, str]) -> str:
+    """BOOTID of version 1.1, or what miniupnpd and others said before. Source: UPnP Device Architecture 1.1 §1.2.2."""
+    return fields.get("bootid.upnp.org") or fields.get("01-nls", "")
 
 
 def _head(data: Datagram) -> tuple[str, dict[str, str]] | Dropped:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from coder_agent.base.addresses import AddrPort
+from coder_agent.protocols.portmap.values import Protocol
 
 
 class NatSettings(BaseModel):
@@ -23,6 +24,12 @@ class NatSettings(BaseModel):
         "for a manual port forward on a changing address",
     )
 
+    port_mapping: bool = Field(
+        default=True, description="ask the home router to open a port, by the protocols that the next three switch"
+    )
+    pmp: bool = Field(default=True, description="ask the router by NAT-PMP")
+    pcp: bool = Field(default=True, description="ask the router by PCP")
+    upnp: bool = Field(default=True, description="ask the router by UPnP")
     captive_portal_urls: tuple[str, ...] = Field(
         default=(),
         description="pages that answer 204, asked when looking for a captive portal beside the relays that serve "
@@ -41,6 +48,11 @@ class NatSettings(BaseModel):
             if not url.startswith("http://"):
                 raise ValueError(f"{url!r} must start with http://: nobody can answer in the name of an https:// page")
         return value
+
+    def mapping_protocols(self) -> frozenset[Protocol]:
+        """Protocols by which the router may be asked; none = it is left alone."""
+        switches = {Protocol.PMP: self.pmp, Protocol.PCP: self.pcp, Protocol.UPNP: self.upnp}
+        return frozenset(protocol for protocol, is_on in switches.items() if is_on and self.port_mapping)
 
     def static_endpoints(self) -> tuple[AddrPort, ...]:
         """`endpoints` as values."""

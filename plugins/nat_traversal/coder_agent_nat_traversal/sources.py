@@ -5,6 +5,7 @@ from __future__ import annotations
 from coder_agent.hooks import CandidateSource, DialOptions
 
 from .interfaces import LocalInterfaces
+from .portmap import PortMapSource
 from .settings import NatSettings
 from .static import StaticEndpoints
 from .stun import StunSource
@@ -17,6 +18,8 @@ def build_sources(settings: NatSettings, dial: DialOptions | None = None) -> lis
         sources.append(LocalInterfaces())
     if settings.stun:
         sources.append(StunSource(guess_local_port=settings.stun_local_port, dial=dial or DialOptions()))
+    if protocols := settings.mapping_protocols():
+        sources.append(PortMapSource(protocols))
     if settings.endpoints:
         sources.append(StaticEndpoints(settings.static_endpoints()))
     return sources
