@@ -24,6 +24,7 @@ from coder_agent.hooks import Candidate, CandidateContext, CandidateKind, DialOp
 
 from .https import Measure, measure_https
 from .interfaces import POLL_INTERVAL, Address, Family, families_of, read_addresses, usable
+from .netcheck.report import LatencyHistory
 from .plan import LastRound, Probe, https_nodes, literal_address, plan_round, stun_port
 from .report import StunRound
 from .resolver import Resolver
@@ -80,6 +81,7 @@ class _Prober:
         self._source = source
         self._context = context
         self._tracker = EndpointTracker()
+        self._history = LatencyHistory()
         self._round: StunRound | None = None
         self._last: LastRound | None = None
         self._last_full = float("-inf")
@@ -105,7 +107,8 @@ class _Prober:
             self._tracker.note(endpoint, now)
         for endpoint in current.mappings.refuted():
             self._tracker.forget(endpoint)
-        self._context.report_latency(answer.region, answer.family, answer.latency)
+        best = self._history.best(answer.region, answer.family, answer.latency, now)
+        self._context.report_latency(answer.region, answer.family, best)
         offered = self._candidates(now, current)
         if offered != self._published:  # at once: a peer may be waiting for it
             self._publish(offered)
@@ -165,6 +168,7 @@ class _Prober:
     async def _do_round(self) -> None:
         now = anyio.current_time()
         derp_map = self._context.derp_map()
+        self._history.keep(derp_map.regions)
         full = self._last is None or not self._last.latency or now - self._last_full >= FULL_INTERVAL
         sets = plan_round(derp_map, self._families(), None if full else self._last)
         if not sets:  # nobody to ask; what is still fresh stays on offer

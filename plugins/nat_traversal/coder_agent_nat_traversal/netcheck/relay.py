@@ -25,7 +25,7 @@ from .report import RelayCheck
 TIMEOUT = 3.0
 """Seconds for everything about one relay."""
 RESEND = 0.25
-"""Seconds between packets to the other client, which may not have logged in yet (relays drop what has nowhere to go)."""
+"""Seconds between packets to the other client: a relay drops what has nowhere to go yet."""
 MAX_HEAD = 8 << 10
 
 

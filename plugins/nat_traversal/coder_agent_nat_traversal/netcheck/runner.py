@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 
@@ -19,7 +20,7 @@ from ..portmap_probe import probe_gateway
 from ..resolver import Resolver
 from . import captive, icmp, links, relay
 from .report import Interface, NetcheckReport, NodeReport, RelayCheck, preferred_region
-from .stun_probe import StunFindings, StunProber, open_sockets
+from .stun_probe import Sockets, StunFindings, StunProber, open_sockets
 
 TIMEOUT = 3.5
 """Seconds for the whole check. The parts have less; this is for what they do not see, a slow resolver say. With
@@ -53,6 +54,7 @@ class Tools:
     )
     fetch: captive.Fetch = captive.fetch
     resolver: Resolver = field(default_factory=Resolver)
+    sockets: Callable[[], AbstractContextManager[Sockets]] = open_sockets
 
 
 async def run_netcheck(derp_map: DerpMap, wishes: Wishes | None = None, tools: Tools | None = None) -> NetcheckReport:
@@ -90,7 +92,7 @@ class _Check:
                 tasks.start_soon(self._ping, node)
 
     async def _ask_stun(self) -> None:
-        with open_sockets() as sockets:
+        with self._tools.sockets() as sockets:
             prober = StunProber(self._map, sockets, self._tools.addresses(), resolver=self._tools.resolver)
             self._stun = prober.found
             await prober.run()

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import anyio
 import anyio.lowlevel
@@ -36,8 +37,25 @@ class StunFindings:
     sent: set[Family] = field(default_factory=set)
 
 
-class Sockets:
-    """One UDP socket per family that the machine has."""
+class Sockets(Protocol):
+    """How to send and receive, one socket per family."""
+
+    @property
+    def families(self) -> frozenset[Family]:
+        """Families that there are sockets of."""
+        ...
+
+    def send(self, data: bytes, family: Family, destination: AddrPort) -> None:
+        """Send one datagram. Raises OSError."""
+        ...
+
+    async def listen(self, family: Family, handler: Callable[[bytes], None]) -> None:
+        """Hand over every datagram until cancelled."""
+        ...
+
+
+class UdpSockets:
+    """The system's own."""
 
     def __init__(self, sockets: dict[Family, socket.socket]) -> None:
         self._sockets = sockets
@@ -68,7 +86,7 @@ class Sockets:
 
 
 @contextmanager
-def open_sockets() -> Iterator[Sockets]:
+def open_sockets() -> Iterator[UdpSockets]:
     """Bind a socket of each family; one that the system does not have is left out."""
     found: dict[Family, socket.socket] = {}
     kinds: tuple[tuple[Family, socket.AddressFamily], ...] = (("v4", socket.AF_INET), ("v6", socket.AF_INET6))
@@ -83,7 +101,7 @@ def open_sockets() -> Iterator[Sockets]:
                 found[family] = sock
             except OSError:
                 continue
-        yield Sockets(found)
+        yield UdpSockets(found)
 
 
 def per_node(derp_map: DerpMap) -> tuple[DerpMap, list[DerpNode]]:
