@@ -10,6 +10,7 @@ from typing import Literal
 import anyio.abc
 
 from coder_agent.base.addresses import AddrPort
+from coder_agent.base.derp_map import DerpMap
 from coder_agent.base.keys import NodePublic
 from coder_agent.base.paths import PathPolicy, PathQuality
 from coder_agent.hooks import (
@@ -19,6 +20,7 @@ from coder_agent.hooks import (
     CandidateSource,
     CommandSpec,
     ControlChanged,
+    DerpMapSource,
     Event,
     Identity,
     PeerChanged,
@@ -114,6 +116,22 @@ def test_hook_coder_path_policy() -> None:
     assert policy is not None
     assert policy.better(PathQuality(AddrPort("192.0.2.1", 1), 0.1), None)
     assert host_of(object()).path_policy(SETTINGS) is None
+
+
+def test_hook_coder_derp_map_sources() -> None:
+    class Source:
+        name = "rack"
+        refresh = 0.0
+
+        async def fetch(self) -> DerpMap:
+            return DerpMap()
+
+    class Plugin:
+        @hookimpl
+        def coder_derp_map_sources(self, settings: Settings) -> Sequence[DerpMapSource]:
+            return [Source()]
+
+    assert [source.name for source in host_of(Plugin()).derp_map_sources(SETTINGS)] == ["rack"]
 
 
 def test_hook_coder_relay_backends() -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal
 
 from .derp_map import DerpMap, DerpNode, DerpRegion
 
 MAX_REGION_ID = 65535
 """A relayed path is kept as port number of a made-up address upstream (127.3.3.40:region), so ids must fit a port."""
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+HOST = re.compile(rf"(?=.{{1,254}}\Z){_LABEL}(?:\.{_LABEL})*\.?")
+"""DNS names (RFC 1123 §2.1), underscores allowed as resolvers do."""
 PIN = re.compile(r"sha256-raw:[0-9a-f]{64}")
 
 
@@ -55,8 +58,7 @@ def _node(where: str, region: DerpRegion, node: DerpNode) -> Iterator[Problem]:
         yield _error(f"{where} has no Name")
     if node.region_id != region.region_id:
         yield _error(f"{where} says it belongs to region {node.region_id}")
-    if not node.host_name:
-        yield _error(f"{where} has no HostName")
+    yield from _host_name(where, node.host_name)
     if not 0 <= node.derp_port <= 65535:
         yield _error(f"{where}: DERPPort {node.derp_port} is not in 0…65535")
     if not -1 <= node.stun_port <= 65535:
@@ -66,6 +68,25 @@ def _node(where: str, region: DerpRegion, node: DerpNode) -> Iterator[Problem]:
     if node.cert_name.startswith("sha256-raw:") and not PIN.fullmatch(node.cert_name):
         yield _error(f"{where}: CertName must be sha256-raw: and 64 lower-case hex digits")
     yield from _addresses(where, node)
+
+
+def _host_name(where: str, name: str) -> Iterator[Problem]:
+    """A DNS name or an IP address, as it goes into a dial, SNI and the Host header."""
+    if not name:
+        yield _error(f"{where} has no HostName")
+    elif "://" in name or "/" in name:
+        yield _error(f"{where}: HostName {name!r} is a URL; write the host alone, and the port in DERPPort")
+    elif not _is_ip(name) and not HOST.fullmatch(name):
+        hint = "; the port belongs into DERPPort" if re.fullmatch(r".*[^:]:\d+", name) else ""
+        yield _error(f"{where}: HostName {name!r} is neither a DNS name nor an IP address{hint}")
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _addresses(where: str, node: DerpNode) -> Iterator[Problem]:

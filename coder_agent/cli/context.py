@@ -106,15 +106,7 @@ class Cli:
 
     def dial_options(self) -> DialOptions:
         """How connections are to be made, from ``[network]``."""
-        from ..hooks.interfaces import DialOptions
-
-        network = self.settings.network
-        return DialOptions(
-            headers=dict(network.header),
-            ca_file=network.ca_file or None,
-            insecure=network.insecure,
-            proxy=network.proxy or None,
-        )
+        return self.settings.network.dial_options()
 
     # ------------------------------------------------------------
 

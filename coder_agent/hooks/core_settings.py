@@ -5,7 +5,12 @@ Names of keys, flags and environment variables follow Coder's own programs, so t
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import BaseModel, Field, SecretStr
+
+if TYPE_CHECKING:
+    from .interfaces import DialOptions
 
 
 class ClientSettings(BaseModel):
@@ -52,6 +57,17 @@ class NetworkSettings(BaseModel):
     insecure: bool = Field(False, description="do not verify TLS certificates")
     vector: bool = Field(True, description="use numpy on the data path where it is installed")
     proxy: str = Field("", description="http:// or socks5:// proxy; empty = as the environment says")
+
+    def dial_options(self) -> DialOptions:
+        """How outgoing connections are to be made."""
+        from .interfaces import DialOptions
+
+        return DialOptions(
+            headers=dict(self.header),
+            ca_file=self.ca_file or None,
+            insecure=self.insecure,
+            proxy=self.proxy or None,
+        )
 
 
 CORE_SECTIONS: dict[str, type[BaseModel]] = {

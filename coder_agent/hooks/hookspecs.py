@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # a plugin that only adds a command shall not pay for any of 
         Authenticator,
         CandidateSource,
         CommandSpec,
+        DerpMapSource,
         RelayBackend,
         ServerContext,
         SettingsSpec,
@@ -59,6 +60,12 @@ def coder_candidate_sources(settings: Settings) -> Sequence[CandidateSource]:
 @hookspec(firstresult=True)
 def coder_path_policy(settings: Settings) -> PathPolicy | None:
     """Decide which of two direct paths is the better one."""
+    raise NotImplementedError
+
+
+@hookspec
+def coder_derp_map_sources(settings: Settings) -> Sequence[DerpMapSource]:
+    """Tell a coder server about relays beside its own."""
     raise NotImplementedError
 
 

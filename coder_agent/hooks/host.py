@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         AgentService,
         Authenticator,
         CandidateSource,
+        DerpMapSource,
         RelayBackend,
         ServerContext,
         TransportFactory,
@@ -280,6 +281,10 @@ class PluginHost:
     def path_policy(self, settings: Settings) -> PathPolicy | None:
         """`coder_path_policy`; None = the core's own."""
         return cast("PathPolicy | None", self.first("coder_path_policy", settings=settings))
+
+    def derp_map_sources(self, settings: Settings) -> list[DerpMapSource]:
+        """`coder_derp_map_sources`."""
+        return cast("list[DerpMapSource]", self.collect("coder_derp_map_sources", settings=settings))
 
     def relay_backends(self, settings: Settings) -> list[RelayBackend]:
         """`coder_relay_backends`."""

@@ -30,11 +30,7 @@ def coder_commands() -> Sequence[CommandSpec]:
 @hookimpl
 def coder_candidate_sources(settings: Settings) -> Sequence[CandidateSource]:
     """Interface addresses, STUN, configured endpoints: those that are switched on."""
-    from coder_agent.hooks import DialOptions
-
     from .settings import NatSettings
     from .sources import build_sources
 
-    network = settings.network
-    dial = DialOptions(dict(network.header), network.ca_file or None, network.insecure, network.proxy or None)
-    return build_sources(settings.section(NAME, NatSettings), dial)
+    return build_sources(settings.section(NAME, NatSettings), settings.network.dial_options())

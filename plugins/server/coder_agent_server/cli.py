@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
@@ -47,6 +47,8 @@ def server(
     derp_server_stun_addresses: Annotated[
         str | None, _flag("STUN servers for clients, separated by commas, or `disable` [none]")
     ] = None,
+    derp_config_url: Annotated[str | None, _flag("URL of a JSON relay map, used beside the embedded relay")] = None,
+    derp_config_path: Annotated[str | None, _flag("file with a JSON relay map; read again on SIGHUP")] = None,
     derp_force_websockets: Annotated[
         bool | None, _flag("relay over WebSocket only", "--derp-force-websockets/--no-derp-force-websockets")
     ] = None,
@@ -78,6 +80,8 @@ def server(
         "derp_server_region_code": derp_server_region_code,
         "derp_server_region_name": derp_server_region_name,
         "derp_server_stun_addresses": None if derp_server_stun_addresses is None else [derp_server_stun_addresses],
+        "derp_config_url": derp_config_url,
+        "derp_config_path": derp_config_path,
         "derp_force_websockets": derp_force_websockets,
         "block_direct_connections": block_direct_connections,
         "stun_address": stun_address,
@@ -103,7 +107,7 @@ async def run_server(options: ServerOptions, host: PluginHost, settings: Setting
     from .serving import open_server
 
     async with open_server(options, host, settings) as running:
-        async with _stop_signals() as stop:
+        async with _reload_signals(running.reload), _stop_signals() as stop:
             await _announce(running, options)
             await stop.wait()
         typer.echo("Stopping; once more to stop at once.", err=True)
@@ -143,6 +147,23 @@ async def _only_local(options: ServerOptions) -> bool:
     with anyio.move_on_after(2.0):
         return await anyio.to_thread.run_sync(is_only_local, options.access_url, abandon_on_cancel=True)
     return False
+
+
+@asynccontextmanager
+async def _reload_signals(reload: Callable[[], None]) -> AsyncIterator[None]:
+    """SIGHUP asks for the relay map again (where the system has that signal)."""
+
+    async def watch(*, task_status: anyio.abc.TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(signal.SIGHUP) as signals:
+            task_status.started()
+            async for _ in signals:
+                reload()
+
+    async with anyio.create_task_group() as tasks:
+        if hasattr(signal, "SIGHUP"):
+            await tasks.start(watch)
+        yield
+        tasks.cancel_scope.cancel()
 
 
 @asynccontextmanager

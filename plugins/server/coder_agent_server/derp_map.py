@@ -16,9 +16,9 @@ STUN_REGION_BASE = 1000
 
 
 def build_derp_map(options: ServerOptions, access_url: AccessUrl, stun_port: int | None) -> DerpMap:
-    """The map. `stun_port` = where the embedded responder really listens, None without one.
+    """Our own part of the map. `stun_port` = where the embedded responder really listens, None without one.
 
-    Raises: ConfigError when nobody could relay.
+    Raises: ConfigError if two of its regions have one id.
     """
     regions: dict[int, DerpRegion] = {}
     if options.relay.enable:
@@ -30,11 +30,6 @@ def build_derp_map(options: ServerOptions, access_url: AccessUrl, stun_port: int
                 hint=f"choose a region id below {STUN_REGION_BASE}",
             )
         regions[number] = _stun_region(number, server)
-    if not any(not node.stun_only for region in regions.values() for node in region.nodes):
-        raise ConfigError(
-            "the relay map has no relay: the embedded one is off and there is no other",
-            hint="leave derp_server_enable on",
-        )
     return DerpMap(regions=regions)
 
 

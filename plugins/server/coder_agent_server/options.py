@@ -63,6 +63,7 @@ class RelayOptions:
     region_code: str
     region_name: str
     stun_addresses: tuple[HostPort, ...]
+    stun_disabled: bool
     force_websockets: bool
 
 
@@ -177,6 +178,7 @@ def _relay(settings: ServerSettings) -> RelayOptions:
         region_code=settings.derp_server_region_code,
         region_name=settings.derp_server_region_name,
         stun_addresses=_stun_servers(settings.derp_server_stun_addresses),
+        stun_disabled=DISABLE in settings.derp_server_stun_addresses,
         force_websockets=settings.derp_force_websockets,
     )
 

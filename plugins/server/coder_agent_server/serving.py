@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -21,6 +21,7 @@ from coder_agent.hooks.settings import Settings
 from .app import build_app
 from .deployment import Deployment, utc_now
 from .derp_map import LiveDerpMap, build_derp_map
+from .derp_map_keeper import DerpMapKeeper, without_stun
 from .listening import HttpServer, Kind, Listener, http_config, open_listeners, serving, tls_context
 from .metrics import build_metrics_app
 from .options import AccessUrl, HostPort, ServerOptions
@@ -44,6 +45,8 @@ class Running:
     https: HostPort | None
     metrics: HostPort | None
     stun: HostPort | None
+    reload: Callable[[], None]
+    """Read the relay map's sources again (SIGHUP)."""
 
     @property
     def access_url(self) -> str:
@@ -63,8 +66,13 @@ async def open_server(options: ServerOptions, host: PluginHost, settings: Settin
         access_url = _access_url(options, listeners)
         stun = await _open_stun(stack, options)
         database = await stack.enter_async_context(open_database(options.database_path))
-        derp_map = LiveDerpMap(build_derp_map(options, access_url, stun.port if stun else None))
-        deployment = await _deploy(options, host, settings, access_url, database, derp_map)
+        keeper = DerpMapKeeper(
+            own=build_derp_map(options, access_url, stun.port if stun else None),
+            sources=host.derp_map_sources(settings),
+            folder=options.data_dir,
+            adapt=without_stun if options.block_direct or options.relay.stun_disabled else lambda part: part,
+        )
+        deployment = await _deploy(options, host, settings, access_url, database, await keeper.start())
         app = build_app(deployment, _plugin_routes(host, deployment))
         if deployment.relay is not None:
             await stack.enter_async_context(deployment.relay.open())
@@ -72,11 +80,14 @@ async def open_server(options: ServerOptions, host: PluginHost, settings: Settin
         servers = [HttpServer(http_config(apps[at.kind], tls if at.kind == "https" else None)) for at in listeners]
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_keep_seen, deployment)
+            tasks.start_soon(keeper.run)
             try:
                 async with serving(servers, listeners):
                     try:
                         bound = {listener.kind: listener.bound for listener in listeners}
-                        yield Running(deployment, bound.get("http"), bound.get("https"), bound.get("metrics"), stun)
+                        yield Running(
+                            deployment, bound.get("http"), bound.get("https"), bound.get("metrics"), stun, keeper.reload
+                        )
                     finally:
                         _say_goodbye(deployment)
             finally:

@@ -32,6 +32,11 @@ class ServerSettings(BaseModel):
         [], "CODER_DERP_SERVER_STUN_ADDRESSES", "STUN servers (host:port) for clients; default none: no calls outside."
     )
     derp_force_websockets: bool = _setting(False, "CODER_DERP_FORCE_WEBSOCKETS", "Everybody relays over WebSocket.")
+    derp_config_url: str = _setting("", "CODER_DERP_CONFIG_URL", "URL of a JSON relay map, beside the embedded relay.")
+    derp_config_path: str = _setting("", "CODER_DERP_CONFIG_PATH", "File with a JSON relay map; not with the URL.")
+    derp_config_refresh_seconds: int = _setting(
+        600, "CODER_DERP_CONFIG_REFRESH_SECONDS", "How often it is read again; 0 = only on SIGHUP."
+    )
     block_direct_connections: bool = _setting(False, "CODER_BLOCK_DIRECT", "Relay only, for everybody.")
     stun_address: str = _setting(
         "",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from coder_agent_server.derp_map import build_derp_map
+from coder_agent_server.derp_map_keeper import combine
 from coder_agent_server.options import (
     AccessUrl,
     HostPort,
@@ -127,7 +128,7 @@ def test_stun_servers_become_regions_of_their_own() -> None:
 def test_a_map_that_cannot_work_is_refused() -> None:
     url = AccessUrl("http", "x", 80)
     with pytest.raises(ConfigError, match="no relay"):
-        build_derp_map(options(derp_server_enable=False, derp_server_stun_addresses=["a"]), url, None)
+        combine(build_derp_map(options(derp_server_enable=False, derp_server_stun_addresses=["a"]), url, None), {})
     with pytest.raises(ConfigError, match="twice"):
         build_derp_map(options(derp_server_region_id=1000, derp_server_stun_addresses=["a"]), url, None)
 
