@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
+from math import isfinite
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -56,6 +57,8 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     numeric = kind is float and type(value) is int
     if type(value) is not kind and not numeric:
         raise ValueError(f"{where}: expected {kind.__name__}, not {value!r:.40}")
+    if kind is float and not (isfinite(value) and value >= 0):
+        raise ValueError(f"{where}: {value!r:.40} is no amount")
     return float(value) if numeric else value
 
 
