@@ -33,6 +33,9 @@ PADDED_PING_SIZE = 1310
 path which carries those is ever chosen. Source: coder/tailscale disco (fix for coder/coder #15523)."""
 UNPADDED_PING_SIZE = 124
 """UDP payload of a ping without padding, as Tailscale sends it."""
+SMALL_PING_EVERY = 8
+"""To an address that never answered, the second of so many pings is accompanied by an unpadded one: its answer proves
+nothing about carrying data, but tells an MTU black hole from a firewall. Ours."""
 PADDED_VERSION = 1
 """Version byte of padded pings and pongs. Nobody checks it; we use it to tell who wants a padded pong."""
 MAX_PINGS_IN_FLIGHT = 1024
@@ -45,9 +48,10 @@ PULSE = 0.05
 shortest TCP time-out (200 ms), so that a dead path is left before TCP slows down for it."""
 IDLE_PULSES = 20
 """Pulses without a packet either way after which they stop: a second."""
-DOUBT_AFTER = 0.15
-"""An answer missing for this long, or three round trips if that is longer (but not more than one round trip and this),
-or longer than the path's own jitter explains, puts the path in doubt. Longer than a delayed ACK (40 ms)."""
+DOUBT_AFTER, DOUBT_MARGIN = 0.15, 0.1
+"""An answer missing for the first, or three round trips if that is longer (but not more than one round trip and the
+second), or longer than the path's own jitter explains, puts the path in doubt. Both are longer than a delayed ACK (40
+ms)."""
 LATE_PULSE = 0.05
 """A pulse that is late by this judges nothing: we were busy or asleep, and answers may be waiting in the socket."""
 DOUBT_PING_INTERVAL = 0.2

@@ -220,6 +220,8 @@ class Peer:
         candidate.pongs.append(latency)
         candidate.answered += 1
         candidate.trouble = ""
+        if ping.size < c.PADDED_PING_SIZE and candidate.wire_mtu < wire_mtu_of(candidate.addr, c.PADDED_PING_SIZE):
+            candidate.trouble = "only small packets pass"
         candidate.wire_mtu = max(candidate.wire_mtu, wire_mtu_of(candidate.addr, ping.size))
         if ping.size < c.PADDED_PING_SIZE:
             return

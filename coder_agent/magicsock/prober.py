@@ -92,7 +92,10 @@ class Prober:
             if now - candidate.ping_at < c.MIN_PING_INTERVAL or not peer.rules.permits(candidate.addr):
                 continue
             pinged = True
+            wonders = not candidate.answered and candidate.sent % c.SMALL_PING_EVERY == 1
             effects += self.ping(peer, candidate.path, Purpose.DISCOVERY, now, c.PADDED_PING_SIZE)[1]
+            if wonders:
+                effects += self.ping(peer, candidate.path, Purpose.DISCOVERY, now, c.UNPADDED_PING_SIZE)[1]
         # A peer without any candidate is called too (ours: upstream waits for the control plane to name some).
         lonely = not len(peer.candidates) and now - peer.called_at >= c.MIN_PING_INTERVAL
         if call and (pinged or lonely):
