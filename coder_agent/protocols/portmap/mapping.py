@@ -23,6 +23,7 @@ from .values import (
     AskUpnp,
     Changed,
     Effect,
+    GaveUp,
     Mapping,
     Protocol,
     ReleaseUpnp,
@@ -82,7 +83,7 @@ class MappingCore:
         self.site: Site | None = None
         self.mapping: Mapping | None = None
         self.failures: dict[Protocol, str] = {}
-        """Why a protocol did not help last time, as words."""
+        """Why protocols did not help in the last attempt, as words."""
         self.counters: Counter[str] = Counter()
         self._enabled = [protocol for protocol in Protocol if protocol in enabled]
         self._rng = rng
@@ -220,6 +221,7 @@ class MappingCore:
 
     def _begin(self, now: float) -> list[Effect]:
         self._attempt, self._retry_at = _Attempt(), None
+        self.failures.clear()
         return self._next(now)
 
     def _next(self, now: float) -> list[Effect]:
@@ -299,7 +301,7 @@ class MappingCore:
     def _give_up(self, now: float) -> list[Effect]:
         """Nobody mapped: try again later. A mapping that the gateway has lost is not ours any more."""
         self._attempt = None
-        effects: list[Effect] = []
+        effects: list[Effect] = [GaveUp(tuple(sorted(self.failures.items())))]
         if self.mapping is not None and self._is_suspect:
             self.mapping = None
             effects.append(Changed())
@@ -399,7 +401,6 @@ class MappingCore:
         lifetime = min(lifetime, MAX_LIFETIME)
         before = self.mapping.external if self.mapping is not None else None
         self.mapping = Mapping(protocol, self.site, external, now + lifetime / 2, now + lifetime)
-        self.failures.pop(protocol, None)
         self._seen[protocol] = now
         self._wanted = external.port
         if protocol is not Protocol.UPNP:
@@ -417,7 +418,6 @@ class MappingCore:
 
     def _forget_gateway(self) -> None:
         self._seen.clear()
-        self.failures.clear()
         self._asked, self._address, self._wanted = False, "", 0
         self._checked = float("-inf")
 

@@ -83,7 +83,14 @@ class Changed:
     """`MappingCore.mapping`, or what is known about the gateway, is not what it was: publish it."""
 
 
-Effect = SendToGateway | SearchUpnp | AskUpnp | ReleaseUpnp | Changed | Dropped
+@dataclass(frozen=True, slots=True)
+class GaveUp:
+    """An attempt ended without a mapping; `why` names a word per protocol that answered. Another one follows later."""
+
+    why: tuple[tuple[Protocol, str], ...]
+
+
+Effect = SendToGateway | SearchUpnp | AskUpnp | ReleaseUpnp | Changed | GaveUp | Dropped
 
 
 def refusal_of(external: AddrPort, lifetime: int, shortest: int) -> str:

@@ -24,6 +24,7 @@ from coder_agent.protocols.portmap.values import (
     AskUpnp,
     Changed,
     Effect,
+    GaveUp,
     Mapping,
     Protocol,
     ReleaseUpnp,
@@ -87,6 +88,7 @@ class _Driver:
         self._tasks: anyio.abc.TaskGroup | None = None
         self._wake = anyio.Event()
         self._published: Mapping | None = None
+        self._explained: GaveUp | None = None
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -194,6 +196,8 @@ class _Driver:
                     self._tasks.start_soon(self._upnp.release, effect)
                 case Changed():
                     self._publish()
+                case GaveUp():
+                    self._explain(effect)
         self._wake.set()
 
     def _publish(self) -> None:
@@ -205,10 +209,17 @@ class _Driver:
         )
         before = self._published.external if self._published is not None else None
         if before != (held.external if held is not None else None):
-            log.info("port mapping: %s", f"{held.external} by {held.protocol}" if held is not None else "none")
+            log.info("port mapping: %s", f"{held.external} by {held.protocol}" if held is not None else "lost")
             offered = [Candidate(held.external, CandidateKind.PORTMAPPED)] if held is not None else []
             self._context.publish(self._source.name, offered)
         self._published = held
+
+    def _explain(self, effect: GaveUp) -> None:
+        """Say once why there is no mapping."""
+        words = ", ".join(f"{protocol}: {word}" for protocol, word in effect.why)
+        level = logging.DEBUG if effect == self._explained else logging.INFO
+        log.log(level, "port mapping: none; %s", words or "the gateway does not answer")
+        self._explained = effect
 
     async def _search(self, effect: SearchUpnp) -> None:
         await self._upnp.search(effect.site, lambda: self._upnp_found(effect.site))

@@ -2,18 +2,19 @@
 
     portmap_node.py PROTOCOLS LIFETIME    PROTOCOLS: of pmp,pcp,upnp
 
-Prints JSON lines: ``port`` (the data socket's), ``published`` (the addresses on offer), ``facts``, ``datagram`` (what
-came to the data socket, and from where), ``counters`` and ``released`` at the end, which SIGTERM brings.
+Prints its log, and JSON lines: ``port`` (the data socket's), ``published`` (the addresses on offer), ``facts``,
+``datagram`` (what came to the data socket, and from where) and ``released`` at the end, which SIGTERM brings.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import socket
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import anyio
 from coder_agent_nat_traversal.gateway import find_gateway
@@ -21,7 +22,7 @@ from coder_agent_nat_traversal.portmap import PortMapSource
 from coder_agent_nat_traversal.portmap_probe import probe_gateway
 
 from coder_agent.base.nat_facts import NatFacts
-from coder_agent.hooks import Candidate
+from coder_agent.hooks import Candidate, CandidateContext
 from coder_agent.protocols.portmap.values import Protocol
 
 
@@ -83,7 +84,7 @@ async def main(names: str, lifetime: str) -> None:
     source = PortMapSource(frozenset(Protocol(name) for name in names.split(",")), lifetime=int(lifetime))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(hear, data)
-        tasks.start_soon(source.run, Node(data.getsockname()[1]))
+        tasks.start_soon(source.run, cast(CandidateContext, Node(data.getsockname()[1])))
         with anyio.open_signal_receiver(signal.SIGTERM) as signals:
             async for _ in signals:
                 tasks.cancel_scope.cancel()
@@ -91,4 +92,5 @@ async def main(names: str, lifetime: str) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main, *sys.argv[1:])
+    logging.basicConfig(level=logging.DEBUG, stream=sys.stdout, format="%(message)s")
+    anyio.run(main, sys.argv[1], sys.argv[2])
