@@ -29,7 +29,6 @@ class FixCode(StrEnum):
     ENABLE_PORT_MAPPING = "enable_port_mapping"
     """Switch UPnP, NAT-PMP or PCP on, on the router next to the machine."""
     ENABLE_IPV6 = "enable_ipv6"
-    ENABLE_IPV4 = "enable_ipv4"
     ALLOW_IPV6 = "allow_ipv6"
     """Take the rule away that forbids IPv6."""
     ADD_STUN = "add_stun"
@@ -37,10 +36,6 @@ class FixCode(StrEnum):
     ENABLE_HAIRPIN = "enable_hairpin"
     """Let the router both ends are behind turn packets back inside (NAT loopback)."""
     RAISE_MTU = "raise_mtu"
-    LOG_IN = "log_in"
-    """Log in to the network (captive portal)."""
-    USE_BIRTHDAY = "use_birthday"
-    """Switch birthday probing on."""
 
 
 @dataclass(frozen=True, slots=True)

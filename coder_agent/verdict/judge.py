@@ -28,8 +28,8 @@ from .model import (
 from .remedies import Words, fix_of, indispensable, remedies_for
 from .situation import Situation, Verdict
 
-SEARCH_TIME = 8.0
-"""Seconds until a search that found nothing says something: two rounds of pings, 5 s apart, and the answers."""
+SEARCH_TIME = 12.0
+"""Seconds until a search that found nothing says something: three rounds of pings, 5 s apart, and the answers."""
 GUESSED = frozenset(["birthday", "prediction"])
 """Sources of addresses that nobody named."""
 
@@ -250,12 +250,21 @@ def _families(case: _Case) -> _Answer | None:
 # ------------------------------------------------------------ concluded
 
 
+_NO_STUN = _Answer(
+    Cause.NO_STUN, "the relay map has no STUN server, so that nodes behind NAT cannot learn their public addresses"
+)
+
+
 def _no_stun(case: _Case) -> _Answer | None:
-    if case.net.stun:
-        return None
-    return _Answer(
-        Cause.NO_STUN, "the relay map has no STUN server, so that nodes behind NAT cannot learn their public addresses"
-    )
+    """Who has no NAT, IPv6, or a router that tells its address, needs no STUN…"""
+    here, there, situation = case.net.here, case.net.there, case.situation
+    known = is_public(situation.own) or is_public(situation.published) or here.mapped or there.mapped
+    return None if case.net.stun or known or (here.v6 and there.v6) else _NO_STUN
+
+
+def _no_stun_all_the_same(case: _Case) -> _Answer | None:
+    """…unless a firewall wants to be opened to an address that nobody knows."""
+    return None if case.net.stun else _NO_STUN
 
 
 def _searching(case: _Case) -> _Answer | None:
@@ -333,12 +342,13 @@ _CAUSES: tuple[Callable[[_Case], _Answer | None], ...] = (
     _rule_there,
     _no_relay,
     _quality,
+    _no_stun,
     _captive_portal,
     _udp,
     _mtu,
     _families,
-    _no_stun,
     _mtu_between,
+    _no_stun_all_the_same,
     _searching,
     _same_nat,
     _hard_nats,

@@ -99,8 +99,6 @@ def apply(net: Net, code: FixCode, where: Where) -> Net:
             return replace(net, stun=True)
         case FixCode.ENABLE_HAIRPIN:
             return replace(net, hairpin=True)
-        case FixCode.USE_BIRTHDAY:
-            return replace(net, guesses=True)
         case FixCode.RAISE_MTU if where is Where.PATH:
             return replace(net, fits=True)
         case FixCode.ALLOW_UDP if where is Where.PATH:
@@ -124,8 +122,6 @@ def _mended(end: End, code: FixCode) -> End:
             return replace(end, mapped=True) if end.nat_layers == 1 else end
         case FixCode.ENABLE_IPV6:
             return replace(end, v6=True)
-        case FixCode.ENABLE_IPV4:
-            return replace(end, v4=True)
         case FixCode.ALLOW_IPV6:
             return replace(end, v6_allowed=True)
     return end
@@ -136,14 +132,14 @@ def _mended(end: End, code: FixCode) -> End:
 
 def net_of(situation: Situation) -> Net:
     """What the evidence says about the network, for a path that is not direct."""
-    here = _end(situation.local, situation.rules_here, situation.rules_deployment)
+    here = _end(situation.local, situation.rules_here, situation.rules_deployment, situation.own)
     there = _end(situation.remote, situation.rules_there, situation.rules_deployment, situation.published)
     net = Net(
         here,
         there,
         stun=situation.relay.has_stun,
         behind_one_nat=shares_nat(situation),
-        fits=not only_small_packets_pass(situation),
+        fits=not only_small_packets_pass(situation) or not (here.fits and there.fits),
         guesses=situation.guessing and situation.remote is not None,
     )
     if not all(end.allowed and end.udp and end.fits for end in (here, there)) or not net.fits:
@@ -152,9 +148,7 @@ def net_of(situation: Situation) -> Net:
     return replace(searched, passes=not is_direct(searched))
 
 
-def _end(
-    report: PathReport | None, rules: PathRules, deployment: PathRules, published: tuple[AddrPort, ...] = ()
-) -> End:
+def _end(report: PathReport | None, rules: PathRules, deployment: PathRules, published: tuple[AddrPort, ...]) -> End:
     ruled = rules.under(deployment)
     facts = report.facts if report is not None else guessed_facts(published)
     smallest = FULL_PACKET if facts.ipv4 is not False else FULL_PACKET_V6
@@ -163,10 +157,11 @@ def _end(
         allowed=ruled.direct is not DirectRule.NEVER and facts.direct_allowed is not False,
         udp=udp,
         fits=None if report is None and not facts.mtu else not 0 < facts.mtu < smallest,
-        v4=facts.ipv4 is not False or udp is not True,
-        v6=facts.ipv6 is True,
+        v4=bool(facts.ipv4) if udp else not published or not all(addr.is_ipv6 for addr in published),
+        v6=facts.ipv6 is True or (facts.ipv6 is None and any(addr.is_ipv6 for addr in published)),
         v6_allowed=ruled.ipv6,
         varies=facts.mapping_varies,
+        mapped=bool(facts.port_mapped) and facts.nat_layers < 2,
         nat_layers=facts.nat_layers,
     )
 

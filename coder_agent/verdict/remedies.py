@@ -71,7 +71,6 @@ def _enablers(net: Net) -> list[Step]:
     if net.behind_one_nat and not net.hairpin:
         steps.append((FixCode.ENABLE_HAIRPIN, Where.PATH))
     steps += [(FixCode.ENABLE_IPV6, where) for where in ends if not net.end(where).v6]
-    steps += [(FixCode.ENABLE_IPV4, where) for where in ends if not net.end(where).v4]
     return steps
 
 
@@ -163,11 +162,8 @@ _TEXTS: dict[FixCode, Callable[[Where, Words], str]] = {
     FixCode.OPEN_PORT: _open_port,
     FixCode.ENABLE_PORT_MAPPING: _enable_port_mapping,
     FixCode.ENABLE_IPV6: lambda where, words: f"enable IPv6 in {words.of(where, 'network')}",
-    FixCode.ENABLE_IPV4: lambda where, words: f"enable IPv4 in {words.of(where, 'network')}",
     FixCode.ALLOW_IPV6: lambda where, words: f"take the rule away that forbids IPv6 on {words.on(where)}",
     FixCode.ADD_STUN: lambda where, words: "add a STUN server to the deployment (--derp-server-stun-addresses)",
     FixCode.ENABLE_HAIRPIN: _enable_hairpin,
     FixCode.RAISE_MTU: _raise_mtu,
-    FixCode.LOG_IN: lambda where, words: f"log in to {words.of(where, 'network')} with a browser",
-    FixCode.USE_BIRTHDAY: lambda where, words: "switch birthday probing on",
 }

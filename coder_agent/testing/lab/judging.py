@@ -50,6 +50,7 @@ def situation_of(here: SimHost, there: SimHost) -> Situation:
         attempts=attempts_of(status),
         published=there.endpoints,
         own=here.endpoints,
+        guessing=False,
         relay=RelayFacts(
             has_stun=bool(topology.stun),
             regions=tuple(Region(one.number, f"region {one.number}", 2 * one.latency) for one in topology.regions),
