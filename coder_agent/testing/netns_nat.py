@@ -46,7 +46,7 @@ class NatKind:
 
     `forwards`: outside UDP ports that always lead to the same port of the first host. `tcp_ports`: the only TCP ports
     that may be reached outside, None = all. `udp` False: none passes. `hairpin`: hosts inside reach each other's
-    outside addresses (RFC 4787 §6, with the outside address as source).
+    outside addresses (RFC 4787 §6, with the outside address as source). `upnp`: with what miniupnpd needs.
     """
 
     name: str
@@ -56,14 +56,11 @@ class NatKind:
     forwards: tuple[int, ...] = ()
     udp: bool = True
     tcp_ports: tuple[int, ...] | None = None
+    upnp: bool = False
 
     def __post_init__(self) -> None:
         if self.mapping is not Mapping.INDEPENDENT and (self.hairpin or self.filtering is not _STRICT):
             raise ValueError(f"{self.name}: only endpoint-independent mappings can be found again from outside")
-
-    def renamed(self, name: str) -> NatKind:
-        """The same behaviour under another name."""
-        return NatKind(name, self.mapping, self.filtering, self.hairpin, self.forwards, self.udp, self.tcp_ports)
 
 
 _STRICT = Filtering.ADDRESS_AND_PORT
@@ -97,6 +94,7 @@ def ruleset(kind: NatKind, outside: str, first_host: str) -> str:
             *_chain("passing", "filter hook forward priority 0; policy drop", _passing(kind)),
             *_chain("leaving", "nat hook postrouting priority srcnat", _leaving(kind, outside)),
             "}",
+            *(_UPNP if kind.upnp else []),
         ]
     )
 
@@ -105,6 +103,15 @@ _FILLED = f"flags dynamic,timeout; timeout {MAPPING_LIFE}; size 65535;"
 _OWN = ['iifname "wan" ct state established,related accept', 'iifname "wan" meta nfproto ipv4 drop']
 """Not decoration: a peer's early packet, let in to the router itself, would be confirmed as a conversation of its own
 and force the inside host's mapping onto another port, which makes hole punching fail as on no real router."""
+_UPNP = [
+    "table inet filter {",
+    "  chain miniupnpd { }",
+    "  chain prerouting_miniupnpd { }",
+    "  chain postrouting_miniupnpd { }",
+    "  chain mapped { type nat hook prerouting priority dstnat; jump prerouting_miniupnpd; }",
+    "}",
+]
+"""The chains that miniupnpd fills. What it maps comes in by its prerouting chain and passes ours as `ct status dnat`."""
 _REMEMBER = 'iifname "lan*" oifname "wan" meta nfproto ipv4 meta l4proto udp update'
 
 

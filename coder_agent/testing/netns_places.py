@@ -2,14 +2,15 @@
 
     with Lab() as lab:
         internet = Internet(lab)
-        server = internet.server("server", 2)                   # 203.0.113.10 and .11
+        server = internet.server("server", 2)                   # 45.67.89.10 and .11
         with internet.visitors() as guests:                     # its machines go when the block ends
-            left = guests.home("left", EASY)                    # 192.168.1.2 behind a router with 203.0.113.20
+            left = guests.home("left", EASY)                    # 192.168.1.2 behind a router with 45.67.89.20
             right = guests.home("right", EASY, SYMMETRIC)       # double NAT: EASY at home, SYMMETRIC at the carrier
 
-    host – lan0 [router] wan – p3 [bridge, 203.0.113.0/24, 2001:db8:ffff::/64] p0 – wan [server]
+    host – lan0 [router] wan – p3 [bridge, 45.67.89.0/24, 2a00:c0de:ffff::/64] p0 – wan [server]
 
-The addresses are those reserved for documentation (RFC 5737, RFC 3849) and for private and carrier networks.
+Outside addresses are ordinary ones: those reserved for documentation are private to some programs, and miniupnpd
+refuses them. Nothing leaves the namespaces.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 from .netns import Host, Lab
 from .netns_nat import NatKind, ruleset
 
-WAN4, WAN6 = "203.0.113", "2001:db8:ffff:"
+WAN4, WAN6 = "45.67.89", "2a00:c0de:ffff:"
 GATEWAY = 1
 FIRST_SERVER, FIRST_ROUTER = 10, 20
 _ROUTES = (
@@ -126,7 +127,7 @@ class Internet:
 
     def next_prefix(self) -> str:
         """A /64 for a home."""
-        return f"2001:db8:{next(self._prefixes):x}:"
+        return f"2a00:c0de:{next(self._prefixes):x}:"
 
 
 class Visitors:

@@ -1,0 +1,97 @@
+"""The user of one cell of the laboratory: connects to a workspace, keeps talking to it, and tells which way that goes.
+
+    python -m coder_agent.testing.netns_seeker WORKSPACE
+
+Waits for the workspace's agent to be connected, however long. Events (a line of JSON each): ``connected`` {after},
+``path`` {kind, addr, region, after}, and after SIGTERM ``evidence`` {candidates}. `after`: seconds since the connection
+was begun. With ``--relayed`` direct connections are disabled, as by ``--disable-direct-connections``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import time
+
+import anyio
+
+from ..api import connect
+from ..client import Workspace
+from ..errors import CoderAgentError, PeerUnreachable
+from .node_program import say
+
+TALK = 0.2
+"""Seconds between pings through the tunnel: what a path is looked for."""
+LOOK = 0.02
+"""Seconds between two looks at the path."""
+RETRY = 0.1
+
+
+async def main(workspace: str, direct: bool) -> None:
+    """Connect and talk until SIGTERM."""
+    with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+        while True:
+            began = time.monotonic()
+            try:
+                async with connect(workspace, direct=direct) as opened, anyio.create_task_group() as tasks:
+                    say("connected", after=round(time.monotonic() - began, 3))
+                    tasks.start_soon(_watch, opened, began)
+                    tasks.start_soon(_talk, opened)
+                    async for _ in signals:
+                        break
+                    tasks.cancel_scope.cancel()
+                    _tell_evidence(opened)
+                return
+            except PeerUnreachable as exc:
+                if "connected" in exc.message:  # its agent comes later than we do
+                    await anyio.sleep(RETRY)
+                    continue
+                say("failed", error=exc.message)
+                return
+            except CoderAgentError as exc:
+                say("failed", error=exc.message)
+                return
+
+
+async def _watch(workspace: Workspace, began: float) -> None:
+    last: object = None
+    while True:
+        try:
+            status = workspace.path()
+        except PeerUnreachable:
+            await anyio.sleep(LOOK)
+            continue
+        addr = str(status.addr) if status.addr is not None else ""
+        now = (status.kind, addr if status.kind.value == "direct" else "")
+        if now != last:
+            last = now
+            after = round(time.monotonic() - began, 3)
+            say("path", kind=status.kind.value, addr=now[1], region=status.region, after=after, at=time.monotonic())
+        await anyio.sleep(LOOK)
+
+
+async def _talk(workspace: Workspace) -> None:
+    while True:
+        try:
+            await workspace.ping_tunnel(timeout=1)
+            say("pong", kind=workspace.path().kind.value, at=time.monotonic())
+        except PeerUnreachable:
+            say("silence", at=time.monotonic())
+        await anyio.sleep(TALK)
+
+
+def _tell_evidence(workspace: Workspace) -> None:
+    status = workspace.path()
+    candidates = [
+        {"addr": str(one.addr), "sources": one.sources, "sent": one.sent, "answered": one.answered, "why": one.why_not}
+        for one in status.candidates
+    ]
+    say("evidence", kind=status.kind.value, candidates=candidates)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("workspace")
+    parser.add_argument("--relayed", action="store_true")
+    wanted = parser.parse_args()
+    anyio.run(main, wanted.workspace, not wanted.relayed)
