@@ -48,10 +48,11 @@ class Carrier:
         """The answer to FlowWanted."""
         best = peer.best
         if best is None or not peer.is_trusted(now):
-            return NOTHING
+            return []
         effects: list[Effect] = []
         if peer.doubt.is_due(flow, best.latency, now):
             effects += self.doubt(peer, now)
+        peer.doubt.hasten(flow, best.latency)
         if not peer.data_region:
             peer.quality.forget()
         elif peer.quality.note(flow, best, relay_quality(peer), self._policy, now):
@@ -60,7 +61,8 @@ class Carrier:
         return effects
 
     def heard_by_relay(self, peer: Peer, now: float) -> list[Effect]:
-        """Packets of the peer came by relay."""
+        """Packets of the peer came by relay; or a ping by which it says that it doubts the direct path, even if its
+        packets came directly first (copies are thrown away unopened)."""
         if peer.doubt.pulse_at is None or peer.quality.relayed or not peer.is_trusted(now):
             return NOTHING
         return self.doubt(peer, now) if peer.doubt.is_hinted(peer.best_at, now) else NOTHING
@@ -73,8 +75,12 @@ class Carrier:
         peer.doubt.begin(now)
         peer.fast_until = float("-inf")
         effects = self._ask_again(peer, now)
-        if peer.data_region:
-            effects.append(RelayWanted(peer.data_region))
+        relay = peer.relay_path()
+        if relay is not None and peer.data_region:
+            effects += [
+                RelayWanted(relay.region),
+                *self._prober.ping(peer, relay, Purpose.HEARTBEAT, now, c.DOUBT_PING_SIZE)[1],
+            ]
         return [*effects, PathDoubted(peer.key)]
 
     def keep_relay_warm(self, peer: Peer, now: float) -> list[Effect]:

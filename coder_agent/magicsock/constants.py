@@ -57,6 +57,9 @@ LATE_PULSE = 0.05
 DOUBT_PING_INTERVAL = 0.2
 DOUBT_PINGS = 5
 """In doubt the path is pinged so often, and so many times; then the trust in it ends: a second in all."""
+DOUBT_PING_SIZE = UNPADDED_PING_SIZE + 1
+"""Of the ping that tells the peer, by relay, that we doubt: stock nodes answer it like any other, ours by its padding
+know what it means."""
 DOUBT_PAUSE = 1.0
 """Between two doubts about the same missing answer."""
 HINT_PAUSE_MAX = 60.0

@@ -53,8 +53,9 @@ class Magicsock:
         """Those for peers without rules of their own."""
         self._peers = PeerMap(disco)
         self._prober = Prober(node_key, disco, self._peers, rng)
-        self._receiver = Receiver(self._peers, self._prober, policy or DefaultPathPolicy(), self._schedule)
-        self._carrier = Carrier(self._prober, policy or DefaultPathPolicy())
+        policy = policy or DefaultPathPolicy()
+        self._carrier = Carrier(self._prober, policy)
+        self._receiver = Receiver(self._peers, self._prober, policy, self._carrier, self._schedule)
         self._timers: list[tuple[float, int, Peer]] = []
         self._timer_count = 0
 
@@ -239,8 +240,7 @@ class Magicsock:
         state = self._peers.get(peer)
         if state is None:
             return NOTHING
-        effects = self._carrier.note_flow(state, flow, now)
-        return self._done(state, effects) if effects else NOTHING
+        return self._done(state, self._carrier.note_flow(state, flow, now))
 
     def note_derp_seen(self, peer: NodePublic, region: int, now: float) -> None:
         """A relay connection of ours delivered something from `peer`."""

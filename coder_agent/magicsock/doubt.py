@@ -21,7 +21,7 @@ _HISTORY = (1 << 24) - 1
 
 def patience(rtt: float, jitter_bound: float) -> float:
     """How long to wait for an answer before doubting, in seconds."""
-    return max(c.DOUBT_AFTER, min(3 * rtt, rtt + c.DOUBT_AFTER), jitter_bound)
+    return max(c.DOUBT_AFTER, min(3 * rtt, rtt + c.DOUBT_MARGIN), jitter_bound)
 
 
 class Doubt:
@@ -76,6 +76,13 @@ class Doubt:
         if self._late or self.since is not None:
             return False
         return self._is_unanswered(flow, latency, now) or self._stopped_dead(latency, now)
+
+    def hasten(self, flow: Flow, latency: float) -> None:
+        """Do not wait for the next pulse if an answer will be missing before it."""
+        if flow.unanswered_since is not None and self.pulse_at is not None and self.since is None:
+            missing_at = flow.unanswered_since + patience(flow.rtt or latency, flow.patience)
+            if self._pulsed_at < missing_at < self.pulse_at:
+                self.pulse_at = missing_at
 
     def _is_unanswered(self, flow: Flow, latency: float, now: float) -> bool:
         since = flow.unanswered_since

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from ..base.paths import DerpPath, Path, PathPolicy, UdpPath
 from ..protocols import disco
 from ..protocols.effects import Dropped
+from . import constants as c
+from .carrier import Carrier
 from .effects import Effect, PongReceived
 from .peer import Peer, Purpose
 from .peer_map import DiscoIdentity, PeerMap
@@ -21,10 +23,13 @@ from .prober import Prober
 class Receiver:
     """Handles incoming disco. One per core."""
 
-    def __init__(self, peers: PeerMap, prober: Prober, policy: PathPolicy, schedule: Callable[[Peer], None]) -> None:
+    def __init__(
+        self, peers: PeerMap, prober: Prober, policy: PathPolicy, carrier: Carrier, schedule: Callable[[Peer], None]
+    ) -> None:
         self._peers = peers
         self._prober = prober
         self._policy = policy
+        self._carrier = carrier
         self._schedule = schedule
 
     def receive(self, packet: bytes | memoryview, path: Path, now: float) -> list[Effect]:
@@ -59,7 +64,10 @@ class Receiver:
     def _on_ping(self, identity: DiscoIdentity, ping: disco.Ping, path: Path, now: float) -> list[Effect]:
         if isinstance(path, DerpPath):
             peer = self._by_relay(identity, path)
-            return self._prober.pong(peer, path, ping) if peer else [Dropped("relay-source-mismatch")]
+            if peer is None:
+                return [Dropped("relay-source-mismatch")]
+            doubts = self._carrier.heard_by_relay(peer, now) if ping.version >= c.PADDED_VERSION else []
+            return [*self._prober.pong(peer, path, ping), *doubts]
         allowed = [peer for peer in identity.peers if peer.rules.permits(path.addr)]
         if not allowed:
             return [Dropped("ipv6-blocked" if any(p.allow_direct for p in identity.peers) else "direct-blocked")]

@@ -25,13 +25,16 @@ from .merger import make_merger, payload_size
 from .messages import Messenger
 from .segmenter import make_segmenter
 from .segments import RST, SYN, Segment
-from .states import State
+from .states import OPENING, State
 from .tcp import TcpConnection
 from .timers import TimerQueue
 
 _EPHEMERAL_FIRST = 49_152
 """RFC 6335 §6."""
 _EPHEMERAL_COUNT = 65_536 - _EPHEMERAL_FIRST
+
+_LATELY = 2.0
+"""Seconds since a connection was heard within which an acknowledgement of ours may have been lost with a path."""
 
 
 class Stack(Messenger):
@@ -80,9 +83,15 @@ class Stack(Messenger):
                 self.ready(connection)
 
     def path_doubted(self, peer: Hashable, now: float) -> None:
-        """Packets to `peer` may be getting lost, and go by a second path too from now on: send the oldest again."""
+        """Packets to `peer` may be getting lost, and go by a second path too from now on: send the oldest again, and
+        acknowledge again what came lately, for the peer may be resending what it does not know to have arrived."""
         for connection in self._flows.values():
-            if connection.peer == peer and connection.sender.path_doubted(now):
+            if connection.peer != peer:
+                continue
+            if now - connection.heard_at < _LATELY and connection.state not in OPENING:
+                connection.ack_due = True
+                self.ready(connection)
+            if connection.sender.path_doubted(now):
                 self.ready(connection)
 
     def path_replaced(self, peer: Hashable) -> None:
