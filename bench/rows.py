@@ -72,6 +72,8 @@ BARS: dict[tuple[str, str], Bar] = {
     ("cli_start", "s CPU"): Bar("< 0.25 s", _at_most(0.25)),
     ("agent_idle", "MB RSS"): Bar("≤ 60 MB", _at_most(60)),
     ("agent_idle", "% CPU"): Bar("< 0.5 %", _at_most(0.5)),
+    ("netcheck_time", "s healthy"): Bar("≤ 1.5 s", _at_most(1.5)),
+    ("netcheck_time", "s blocked"): Bar("≤ 5 s", _at_most(5)),
     ("bulk_integrity", "GB intact"): Bar("all of 8 × 1 GB", lambda row: row.ours >= 1),
 }
 """By id and unit: an id may have a row for each of two things."""

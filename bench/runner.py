@@ -16,7 +16,7 @@ from pathlib import Path
 
 from coder_agent.testing import netns
 
-from . import direct, footprint, integrity, latency, relayed
+from . import direct, footprint, integrity, latency, netcheck, relayed
 from .place import Place, Unavailable
 from .rows import Row, heading, shown
 
@@ -43,6 +43,7 @@ BENCHMARKS: Mapping[tuple[str, ...], Measure] = {
     ("first_pong", "time_to_direct"): latency.first_contact,
     ("cli_start",): footprint.cli_start,
     ("agent_idle",): footprint.agent_idle,
+    ("netcheck_time",): netcheck.duration,
     ("bulk_integrity",): integrity.bulk,
 }
 """Ids that are measured together, in the order of the table."""
