@@ -31,6 +31,7 @@ from .base.node import Node
 from .base.path_rules import NO_RULES, DirectRule, PathRules
 from .base.paths import DerpPath, Path, PathKind, PathPolicy
 from .errors import ConfigError, PeerUnreachable, TransportBroken, TransportError
+from .explain import watch_verdicts
 from .hooks.events import Event, EventSink, PathChanged, PeerChanged, RelayChanged
 from .hooks.interfaces import (
     CandidateSource,
@@ -214,7 +215,7 @@ class TailnetNode:
         )
         if self._hub is not None:
             self._hub.peers_changed()
-        self._emit(PeerChanged(peer.key, change))
+        self.emit(PeerChanged(peer.key, change))
 
     def remove_peer(self, key: NodePublic) -> None:
         """Forget a peer and its keys. Its connections time out, unless another peer gets its address."""
@@ -226,7 +227,7 @@ class TailnetNode:
         self.engine.forget_peer(key)
         if self._hub is not None:
             self._hub.peers_changed()
-        self._emit(PeerChanged(key, "removed"))
+        self.emit(PeerChanged(key, "removed"))
 
     def set_rules(self, rules: PathRules | None, peer: NodePublic | None = None) -> None:
         """Rules for the paths to one peer, or (None) to all without rules of their own, from now on; see
@@ -234,6 +235,8 @@ class TailnetNode:
         engine = self.engine
         engine.apply(engine.magicsock.set_rules(rules, engine.now(), peer))
         if peer is None:
+            if self._hub is not None:
+                self._hub.set_rules(engine.magicsock.rules)
             self._choose_home(patient=True)
             self._self_changed()
 
@@ -257,6 +260,10 @@ class TailnetNode:
         while (status := self.path(key)).kind is not kind:
             await self._path_changed.wait()
         return status
+
+    async def wait_any_path(self) -> None:
+        """Wait until the way to some peer changes."""
+        await self._path_changed.wait()
 
     # ------------------------------------------------------------ TCP
 
@@ -358,7 +365,7 @@ class TailnetNode:
         """The path core changed its mind about a peer."""
         self._path_changed.set()
         self._path_changed = anyio.Event()
-        self._emit(PathChanged(update.peer, update.kind, update.path, update.previous, update.reason, update.latency))
+        self.emit(PathChanged(update.peer, update.kind, update.path, update.previous, update.reason, update.latency))
 
     def pong_received(self, pong: PongReceived) -> None:
         """A ping of `ping` was answered."""
@@ -452,7 +459,8 @@ class TailnetNode:
             self._published = node
             self.on_self_changed(node)
 
-    def _emit(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
+        """Tell the observers."""
         try:
             self.config.emit(event)
         except Exception:  # an observer's bug must not stop the data path
@@ -461,7 +469,7 @@ class TailnetNode:
     def _transport_event(self, event: Event) -> None:
         if isinstance(event, RelayChanged):
             self._self_changed()  # a relay may have fallen back to WebSocket, which our node says
-        self._emit(event)
+        self.emit(event)
 
     async def _open_transports(self, exits: AsyncExitStack, keys: tuple[NodePrivate, DiscoPrivate]) -> None:
         config = self.config
@@ -499,6 +507,7 @@ class TailnetNode:
                 exits.callback(self._stop_home_timer)
                 exits.callback(lambda: log.debug("counters: %s", self.engine.all_counters()))
                 self._start_hub(self._tasks)
+                self._tasks.start_soon(watch_verdicts, self)
                 yield self
                 await self.drain()
             except Exception as exc:  # kept from the transports: a task group of theirs would make a group of it
@@ -516,6 +525,7 @@ class TailnetNode:
                 key=self.key,
                 peers=lambda: self.peers,
                 suggested=self._suggested,
+                rules=self.engine.magicsock.rules,
             )
             tasks.start_soon(self._hub.run, self.config.sources)
 

@@ -38,6 +38,17 @@ class PathRules:
         """`what` is not allowed, and by whom."""
         return f"{what} not allowed by {self.set_by}" if self.set_by else f"{what} not allowed"
 
+    def conflict(self, higher: PathRules) -> str:
+        """Why a wish (these rules) cannot be granted below `higher` ones, in a sentence; "" if it can."""
+        wishes = {self.direct, higher.direct}
+        if wishes != {DirectRule.NEVER, DirectRule.ONLY}:
+            return ""
+        asked = self.set_by or ("--direct-only" if self.direct is DirectRule.ONLY else "--disable-direct-connections")
+        by = higher.set_by or "the server"
+        if higher.direct is DirectRule.NEVER:
+            return f"{asked} was asked for, but {by} blocks direct connections"
+        return f"{asked} was asked for, but {by} allows direct connections only"
+
     def under(self, higher: PathRules) -> PathRules:
         """These rules below `higher` ones (the server's): what the higher ones state wins, the rest stays."""
         direct_is_set = higher.direct is not DirectRule.AUTO

@@ -15,7 +15,8 @@ from ..base.derp_map import DerpMap
 from ..base.keys import NodePublic
 from ..base.nat_facts import NatFacts
 from ..base.node import Node
-from ..base.paths import UdpPath
+from ..base.path_rules import NO_RULES, DirectRule, PathRules
+from ..base.paths import Path, UdpPath
 from ..hooks.interfaces import Candidate, CandidateKind, CandidateSource, DirectTransport
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,8 @@ class CandidateHub:
     `changed` is called after every publication, also an unchanged one: fresh endpoints are what a call-me-maybe waits
     for. `measured` is called when a latency or the kind of our NAT became known, `moved` when the addresses of our
     interfaces changed (another network, a VPN, waking up elsewhere) or a source asked for a rebind. `peers` says whom
-    the node, whose key is `key`, knows; `suggested` takes all addresses at which sources saw a peer.
+    the node, whose key is `key`, knows; `suggested` takes all addresses at which sources saw a peer. `rules` may
+    silence all sources, or all IPv6, until `set_rules` says otherwise.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class CandidateHub:
         key: NodePublic | None = None,
         peers: Callable[[], Sequence[Node]] = tuple,
         suggested: Callable[[NodePublic, Sequence[AddrPort]], None] = lambda peer, endpoints: None,
+        rules: PathRules = NO_RULES,
     ) -> None:
         self.direct = direct
         self.key = key or NodePublic(bytes(32))
@@ -60,6 +63,9 @@ class CandidateHub:
         self._peer_handlers: list[Callable[[], None]] = []
         self._seen: dict[NodePublic, dict[str, tuple[AddrPort, ...]]] = {}
         self._refresh: dict[str, tuple[anyio.Event, list[str]]] = {}
+        self._rules = rules
+        self._rules_changed = anyio.Event()
+        self._running: anyio.CancelScope | None = None
 
     @property
     def mapping_varies(self) -> bool | None:
@@ -72,7 +78,8 @@ class CandidateHub:
 
     def candidates(self) -> list[Candidate]:
         """All candidates with their kinds, in order of publication."""
-        found = [candidate for said in self._published.values() for candidate in said]
+        permits = self._rules.permits
+        found = [candidate for said in self._published.values() for candidate in said if permits(candidate.addr)]
         return sorted(found, key=lambda candidate: _ORDER[candidate.kind])
 
     def latency(self) -> Mapping[int, float]:
@@ -111,11 +118,37 @@ class CandidateHub:
         for handler in list(self._peer_handlers):
             handler()
 
+    def set_rules(self, rules: PathRules) -> None:
+        """Rules for all paths. Where direct ones are forbidden no source runs: no STUN, no port mapping, no multicast.
+        Without IPv6 none of it is offered, and sources do not get to use it."""
+        before, self._rules = self._rules, rules
+        silence, ipv6 = rules.direct is DirectRule.NEVER, rules.ipv6
+        if silence != (before.direct is DirectRule.NEVER):
+            if silence:
+                self._published.clear()
+                self._changed()
+                if self._running is not None:
+                    self._running.cancel()
+            self._rules_changed.set()
+        elif ipv6 != before.ipv6:
+            self._changed()
+            self.refresh("rules")
+
     async def run(self, sources: Sequence[CandidateSource]) -> None:
         """Run all sources until cancelled; one that fails is started again and never stops the others."""
-        async with anyio.create_task_group() as tasks:
-            for source in sources:
-                tasks.start_soon(self._run_source, source)
+        while True:
+            self._rules_changed = anyio.Event()
+            if self._rules.direct is not DirectRule.NEVER:
+                async with anyio.create_task_group() as tasks:
+                    self._running = tasks.cancel_scope
+                    for source in sources:
+                        tasks.start_soon(self._run_source, source)
+                self._running = None
+                if not self._rules_changed.is_set():
+                    return
+                self._refresh.clear()
+            else:
+                await self._rules_changed.wait()
 
     def _publish(self, source: str, candidates: tuple[Candidate, ...]) -> None:
         before = self._local()
@@ -162,7 +195,7 @@ class _SourceContext:
 
     @property
     def direct(self) -> DirectTransport:
-        return self._hub.direct
+        return self._hub.direct if self._hub._rules.ipv6 else _WithoutIpv6(self._hub.direct)
 
     def derp_map(self) -> DerpMap:
         return self._hub.map
@@ -171,7 +204,8 @@ class _SourceContext:
         self._hub._publish(source, tuple(candidates))
 
     def send(self, data: bytes, addr: AddrPort) -> None:
-        self._hub.direct.send(Burst.of(data), UdpPath(addr))
+        if self._hub._rules.permits(addr):
+            self._hub.direct.send(Burst.of(data), UdpPath(addr))
 
     def on_stun(self, handler: Callable[[bytes, AddrPort, float], None]) -> Callable[[], None]:
         self._hub._stun_handlers.append(handler)
@@ -214,3 +248,31 @@ class _SourceContext:
         await event.wait()
         self._hub._refresh[self._name] = (anyio.Event(), [])
         return reasons[-1]
+
+
+class _WithoutIpv6:
+    """A direct transport as sources see it where IPv6 is switched off."""
+
+    def __init__(self, direct: DirectTransport) -> None:
+        self._direct = direct
+        self.name, self.headroom = direct.name, direct.headroom
+
+    def bound_ports(self) -> tuple[int | None, int | None]:
+        return self._direct.bound_ports()[0], None
+
+    def send(self, burst: Burst, path: Path) -> bool:
+        if isinstance(path, UdpPath) and path.addr.is_ipv6:
+            return True  # lost, like any datagram
+        return self._direct.send(burst, path)
+
+    def stats(self) -> Mapping[str, int]:
+        return self._direct.stats()
+
+    def rebind(self) -> None:
+        self._direct.rebind()
+
+    def open_extra(self, count: int) -> Sequence[int]:
+        return self._direct.open_extra(count)
+
+    def close_extra(self, names: Sequence[int]) -> None:
+        self._direct.close_extra(names)

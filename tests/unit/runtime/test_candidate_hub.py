@@ -12,6 +12,7 @@ from coder_agent.base.addresses import AddrPort
 from coder_agent.base.derp_map import DerpMap, DerpRegion
 from coder_agent.base.keys import DiscoPublic, NodePublic
 from coder_agent.base.node import Node
+from coder_agent.base.path_rules import NO_RULES, DirectRule, PathRules
 from coder_agent.hooks.interfaces import Candidate, CandidateContext, CandidateKind
 from coder_agent.runtime import candidates
 from coder_agent.runtime.candidates import CandidateHub
@@ -24,6 +25,11 @@ class Direct:
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
+
+    name, headroom = "direct", 0
+
+    def bound_ports(self) -> tuple[int, int]:
+        return 1, 2
 
     def send(self, burst: Any, path: Any) -> bool:
         self.sent.append(bytes(burst.row(0)))
@@ -212,3 +218,80 @@ async def test_suggestions_of_all_sources_are_joined_and_go_with_their_peer() ->
         (key, [lan]),
     ]
     assert changes == [1, 2]
+
+
+async def test_where_direct_paths_are_forbidden_no_source_runs_until_they_are_allowed_again() -> None:
+    calls = Calls()
+    hub = calls.hub()
+    running: list[str] = []
+
+    async def listen(context: CandidateContext) -> None:
+        unsubscribe = context.on_stun(lambda data, source, now: None)
+        running.append("started")
+        try:
+            assert await context.wait_refresh() == "start"
+            context.publish("local", [local("10.0.0.1")])
+            await anyio.sleep_forever()
+        finally:
+            running.append("stopped")
+            unsubscribe()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hub.run, [Source("local", listen)])
+        await anyio.wait_all_tasks_blocked()
+        assert hub.endpoints()
+        for _ in range(2):
+            hub.set_rules(PathRules(DirectRule.NEVER))
+            assert hub.endpoints() == ()
+            await anyio.wait_all_tasks_blocked()
+            assert running[-1] == "stopped"
+            hub.set_rules(NO_RULES)
+            await anyio.wait_all_tasks_blocked()
+            assert running[-1] == "started"
+            assert hub.endpoints()
+        tasks.cancel_scope.cancel()
+    assert calls.changed == 5
+
+
+async def test_rules_that_forbid_at_the_start_keep_every_source_asleep() -> None:
+    ran: list[str] = []
+
+    async def run(context: CandidateContext) -> None:
+        ran.append("ran")
+
+    hub = Calls().hub()
+    hub.set_rules(PathRules(DirectRule.NEVER))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hub.run, [Source("local", run)])
+        await anyio.wait_all_tasks_blocked()
+        assert ran == []
+        hub.set_rules(PathRules(DirectRule.ONLY))
+        await anyio.wait_all_tasks_blocked()
+        assert ran == ["ran"]
+
+
+async def test_without_ipv6_none_is_offered_and_none_is_used() -> None:
+    calls = Calls()
+    hub = calls.hub()
+    ports: list[tuple[int | None, int | None]] = []
+    reasons: list[str] = []
+
+    async def both(context: CandidateContext) -> None:
+        context.publish("local", [local("fd00::1"), local("10.0.0.1")])
+        for _ in range(3):
+            reasons.append(await context.wait_refresh())
+            ports.append(context.direct.bound_ports())
+            context.send(b"v6", AddrPort("fd00::2", 3478))
+            context.send(b"v4", AddrPort("10.0.0.2", 3478))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hub.run, [Source("both", both)])
+        await anyio.wait_all_tasks_blocked()
+        hub.set_rules(PathRules(ipv6=False))
+        assert hub.endpoints() == (AddrPort("10.0.0.1", 1),)
+        await anyio.wait_all_tasks_blocked()
+        hub.set_rules(NO_RULES)
+        assert len(hub.endpoints()) == 2
+    assert reasons == ["start", "rules", "rules"]
+    assert ports == [(1, 2), (1, None), (1, 2)]
+    assert calls.direct.sent == [b"v6", b"v4", b"v4", b"v6", b"v4"]
