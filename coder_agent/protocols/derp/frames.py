@@ -97,6 +97,11 @@ def frame(kind: FrameType, payload: bytes = b"") -> bytes:
     return _HEADER.pack(kind, len(payload)) + payload
 
 
+def header(kind: FrameType, size: int) -> bytes:
+    """The 5 bytes before a payload of `size` bytes."""
+    return _HEADER.pack(kind, size)
+
+
 def packet_header(kind: FrameType, key: bytes, size: int) -> bytes:
     """The 37 bytes before `size` bytes of data in a SendPacket (key = destination) or RecvPacket (key = source)."""
     return _HEADER.pack(kind, KEY_SIZE + size) + key

@@ -19,6 +19,11 @@ FILL_THRESHOLD = 10
 """Rows from which the vector assignment wins (0.7 µs against 0.8 µs at 12)."""
 
 
+DISCO_MAGIC = b"TS\xf0\x9f\x92\xac"
+DISCO_MIN_SIZE = 62
+"""Magic 6 ‖ key 32 ‖ nonce 24: shorter than that it is not disco (disco.LooksLikeDiscoWrapper)."""
+
+
 def run_length(buffer: bytearray, start: int, size: int, most: int) -> int:
     """How many of the `most` frames of `size` bytes from `start` begin with the same 37 bytes as the first."""
     head = bytes(buffer[start : start + PACKET_HEADER_SIZE])
@@ -33,6 +38,11 @@ def run_length(buffer: bytearray, start: int, size: int, most: int) -> int:
         count += 1
         position += size
     return count
+
+
+def is_disco(burst: Burst) -> bool:
+    """Is the first packet of the burst a disco message? Runs are of one size, and disco has sizes of its own."""
+    return burst.length >= DISCO_MIN_SIZE and burst.buffer[burst.base : burst.base + len(DISCO_MAGIC)] == DISCO_MAGIC
 
 
 def fill_headers(buffer: memoryview, start: int, stride: int, count: int, header: bytes) -> None:

@@ -12,8 +12,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from ...base.addresses import AddrPort
+from ...base.burst import Burst
 from ...base.keys import NodePrivate, NodePublic
 from . import frames
 from .frames import GoneReason
@@ -30,8 +32,11 @@ KEEP_ALIVE_JITTER = 5.0
 LOGIN_TIMEOUT = 10.0
 """Seconds from the connection to a complete ClientInfo (derpserver.go, accept)."""
 
-Admission = Callable[[NodePublic, ClientInfo, AddrPort | None], bool]
-"""Decides whether a client that proved its key may use the relay. Mesh peers are not asked about."""
+Admission = Callable[[NodePublic, ClientInfo, AddrPort | None], bool | None]
+"""Decides whether a client that proved its key may use the relay; None = somebody else must be asked first, see
+`RelayCore.on_undecided`. Mesh peers are not asked about."""
+Undecided = Callable[[RelaySession, NodePublic, ClientInfo], None]
+"""Asks somebody else; `RelaySession.decide` takes the answer. The login time-out still runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +54,16 @@ class RelaySettings:
     mesh_key: bytes | None = None
 
 
+class Forwarder(Protocol):
+    """A link to another relay of the region, on which packets for its clients leave (mesh.py)."""
+
+    def forward(self, source: bytes, destination: bytes, burst: Burst) -> None:
+        """Packets of our client `source` for its client `destination`. `burst` is borrowed."""
+        ...
+
+
 class RelayCore:
-    """All connections of one relay."""
+    """All connections of one relay, and what the region's other relays say about theirs."""
 
     def __init__(
         self,
@@ -68,6 +81,9 @@ class RelayCore:
         self.registry: Registry[RelaySession] = Registry()
         self.sessions: set[RelaySession] = set()
         self.mesh_watchers: set[RelaySession] = set()
+        self.on_undecided: Undecided = lambda session, key, info: session.close()
+        self.forwarders: dict[bytes, list[Forwarder]] = {}
+        """Clients of other relays: the links by which they can be reached, the oldest first."""
         self.drops: Counter[str] = Counter()
         self.counters: Counter[str] = Counter()
 
@@ -84,9 +100,13 @@ class RelayCore:
         session.outbox.control(frames.server_key(self.public.raw))
         return session
 
-    def may_enter(self, key: NodePublic, info: ClientInfo, remote: AddrPort | None) -> bool:
-        """Is this client welcome? A mesh peer always is."""
+    def may_enter(self, key: NodePublic, info: ClientInfo, remote: AddrPort | None) -> bool | None:
+        """Is this client welcome? A mesh peer always is. None = it will be said later."""
         return self.admit is None or self.is_mesh_peer(info) or self.admit(key, info, remote)
+
+    def undecided(self, session: RelaySession, key: NodePublic, info: ClientInfo) -> None:
+        """`may_enter` did not know."""
+        self.on_undecided(session, key, info)
 
     def is_mesh_peer(self, info: ClientInfo) -> bool:
         """Did the client show the region's mesh key?"""
@@ -129,6 +149,29 @@ class RelayCore:
         for watcher in self.mesh_watchers - interested:
             watcher.outbox.control(gone)
 
+    def forward(self, source: bytes, destination: bytes, burst: Burst) -> bool:
+        """Hand packets to the relay where `destination` is connected. False: no relay of the region knows it."""
+        links = self.forwarders.get(destination)
+        if not links:
+            return False
+        self.counters["frames_forwarded"] += burst.count
+        links[0].forward(source, destination, burst)
+        return True
+
+    def add_forwarder(self, key: bytes, link: Forwarder) -> None:
+        """Another relay says that `key` is connected there. It repeats that for each connection of `key`."""
+        links = self.forwarders.setdefault(key, [])
+        if link not in links:
+            links.append(link)
+
+    def remove_forwarder(self, key: bytes, link: Forwarder) -> None:
+        """The last connection of `key` there is gone, or the link to that relay broke."""
+        links = self.forwarders.get(key, [])
+        if link in links:
+            links.remove(link)
+        if not links:
+            self.forwarders.pop(key, None)
+
     def watch_all(self, session: RelaySession) -> None:
         """A mesh peer wants to know who is here, now and from now on."""
         self.mesh_watchers.add(session)
@@ -154,6 +197,14 @@ class RelayCore:
                 session.deadline = now + KEEP_ALIVE_INTERVAL
                 session.keep_alive()
 
+    def announce_restart(self, reconnect_in: float, try_for: float) -> None:
+        """Tell every client that the relay goes: to come back in `reconnect_in` seconds, drawn anew for each up to
+        twice that so that they do not all come at once, and to keep trying for `try_for` seconds."""
+        for session in self.sessions:
+            if session.key is not None:
+                spread = reconnect_in * (1 + self.rng(1)[0] / 255)
+                session.outbox.control(frames.restarting(round(spread * 1e3), round(try_for * 1e3)))
+
     def close(self) -> None:
         """Close every connection. Nobody is told that somebody else went: they all reconnect."""
         for session in self.sessions:
@@ -168,6 +219,7 @@ class RelayCore:
             "connections": len(self.sessions),
             "duplicate_keys": self.registry.duplicates,
             "home_clients": sum(1 for session in self.sessions if session.home),
+            "mesh_clients": len(self.forwarders),
             "mesh_watchers": len(self.mesh_watchers),
         }
         return gauges | dict(self.counters) | {f"drop_{reason}": count for reason, count in self.drops.items() if count}

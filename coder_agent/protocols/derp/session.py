@@ -26,16 +26,15 @@ from .frames import (
 from .login import ClientInfo, ServerInfo, open_client_info, server_info_frame
 from .outbox import Outbox, Wire
 from .registry import Registry
-from .runs import fill_headers
+from .runs import DISCO_MAGIC, DISCO_MIN_SIZE, fill_headers, is_disco
 from .stream import Arena, ControlFrame, FrameStream, PacketRun
-
-DISCO_MAGIC = b"TS\xf0\x9f\x92\xac"
-DISCO_MIN_SIZE = 62
-"""Magic 6 ‖ key 32 ‖ nonce 24: shorter than that it is not disco (disco.LooksLikeDiscoWrapper)."""
 
 NOT_HERE_RATE = 1
 NOT_HERE_BURST = 3
 """PeerGone(NotHere) per second and at once, per sending connection (derpserver.go, peerGoneLim)."""
+MAX_HELD = 16
+"""Control frames that a client may send while it is not decided whether it is admitted. Ours: clients send one or two
+(NotePreferred, WatchConns) before they wait for ServerInfo."""
 MIN_RATE_BURST = KEY_SIZE + MAX_PACKET_SIZE
 """65568: a smaller burst could never let the largest frame through (derpserver.go, rate limit)."""
 
@@ -58,12 +57,14 @@ class Relay(Protocol):
     drops: Counter[str]
     counters: Counter[str]
 
-    def may_enter(self, key: NodePublic, info: ClientInfo, remote: AddrPort | None) -> bool: ...
+    def may_enter(self, key: NodePublic, info: ClientInfo, remote: AddrPort | None) -> bool | None: ...
+    def undecided(self, session: RelaySession, key: NodePublic, info: ClientInfo) -> None: ...
     def server_info(self) -> ServerInfo: ...
     def rate_limit(self) -> tuple[int, int]: ...
     def is_mesh_peer(self, info: ClientInfo) -> bool: ...
     def entered(self, session: RelaySession, key: bytes, now: float) -> None: ...
     def left(self, session: RelaySession) -> None: ...
+    def forward(self, source: bytes, destination: bytes, burst: Burst) -> bool: ...
     def watch_all(self, session: RelaySession) -> None: ...
     def close_peer(self, key: bytes) -> None: ...
 
@@ -85,6 +86,8 @@ class RelaySession:
         self.mesh_peer = False
         self.heard: set[bytes] = set()
         """Keys whose packets this client has received, and of whose going it will hear."""
+        self._undecided: tuple[NodePublic, ClientInfo] | None = None
+        self._held: list[ControlFrame] = []
         self._header = b""
         self._bucket: TokenBucket | None = None
         self._not_here = TokenBucket(NOT_HERE_RATE, NOT_HERE_BURST, 0.0)
@@ -136,6 +139,7 @@ class RelaySession:
 
     def close(self) -> None:
         """Leave the relay and close the connection. Idempotent."""
+        self._undecided = None
         self._relay.left(self)
         self._wire.close()
 
@@ -143,11 +147,16 @@ class RelaySession:
         """Turn a run of SendPackets into RecvPackets where it lies, and hand it to its destination."""
         relay, burst = self._relay, run.burst
         if self.key is None:
-            raise RemoteProtocolError("the client sent a packet before its login")
+            if self._undecided is None:
+                raise RemoteProtocolError("the client sent a packet before its login")
+            relay.drops["not_admitted_yet"] += burst.count
+            return
         relay.counters["frames_received"] += burst.count
         target = relay.registry.active(run.key)
-        disco = burst.length >= DISCO_MIN_SIZE and burst.buffer[burst.base : burst.base + 6] == DISCO_MAGIC
+        disco = is_disco(burst)
         if target is None:
+            if relay.forward(self.key, run.key, burst):
+                return
             relay.drops["unknown_dest"] += burst.count
             if disco:
                 self._say_not_here(run.key, now)
@@ -178,6 +187,11 @@ class RelaySession:
             self.outbox.control(frames.peer_gone(key, GoneReason.NOT_HERE))
 
     def _control(self, frame: ControlFrame, now: float) -> None:
+        if self._undecided is not None:
+            if len(self._held) >= MAX_HELD:
+                raise RemoteProtocolError("the client does not wait for its admission")
+            self._held.append(frame)
+            return
         if self.key is None:
             if frame.kind != FrameType.CLIENT_INFO:
                 raise RemoteProtocolError(f"the client sent frame type {frame.kind:#04x} before its login")
@@ -195,9 +209,36 @@ class RelaySession:
     def _login(self, payload: bytes, now: float) -> None:
         relay = self._relay
         key, info = open_client_info(relay.key, payload)
-        if not relay.may_enter(key, info, self.remote):
+        allowed = relay.may_enter(key, info, self.remote)
+        if allowed is None:
+            self._undecided = (key, info)
+            relay.undecided(self, key, info)
+        elif not allowed:
             relay.counters["refused_admission"] += 1
             raise RemoteProtocolError("the client is not admitted to this relay")
+        else:
+            self._enter(key, info, now)
+
+    def decide(self, allowed: bool, now: float) -> None:
+        """Somebody else was asked whether this client is welcome (`Relay.undecided`), and this is the answer."""
+        if self._undecided is None:
+            return  # the client left meanwhile
+        (key, info), self._undecided = self._undecided, None
+        if not allowed:
+            self._relay.counters["refused_admission"] += 1
+            self.close()
+            return
+        self._enter(key, info, now)
+        held, self._held = self._held, []
+        try:
+            for frame in held:
+                self._control(frame, now)
+        except RemoteProtocolError:
+            self._relay.counters["protocol_errors"] += 1
+            self.close()
+
+    def _enter(self, key: NodePublic, info: ClientInfo, now: float) -> None:
+        relay = self._relay
         self.info = info
         self.mesh_peer = relay.is_mesh_peer(info)
         rate, burst = relay.rate_limit()

@@ -361,3 +361,74 @@ def test_junk_from_a_client_is_refused_or_skipped(pieces: list[bytes]) -> None:
     b = Client(core, B)
     b.send(b, b"still works")
     assert b.heard()[-1] == packet(b, b"still works")
+
+
+# ---------------------------------------------------------------- admission that takes time
+
+
+class Waiting:
+    """A relay that asks somebody else about every client, and a client that wants in."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[RelaySession, NodePublic]] = []
+        self.core = RelayCore(SERVER, rng=rng, admit=lambda key, info, remote: None)
+        self.core.on_undecided = lambda session, key, info: self.asked.append((session, key))
+        self.wire = FakeWire()
+        session = self.core.connect(self.wire, None, NOW)
+        assert session is not None
+        self.session = session
+        self.session.feed(client_info_frame(A, SERVER.public(), ClientInfo(), rng), NOW)
+
+
+def test_a_client_waits_for_its_admission_and_then_what_it_said_counts() -> None:
+    place = Waiting()
+    assert [key for _, key in place.asked] == [A.public()]
+    place.session.feed(frames.note_preferred(True) + frames.send_packet(bytes(32), b"x"), NOW)
+    assert [kind for kind, _ in place.wire.take()] == [FrameType.SERVER_KEY]
+    place.session.decide(True, NOW + 1)
+    assert [kind for kind, _ in place.wire.take()] == [FrameType.SERVER_INFO]
+    assert place.core.metrics()["home_clients"] == 1
+    assert place.core.drops == {"not_admitted_yet": 1}
+
+
+def test_a_client_that_is_not_admitted_later_is_closed() -> None:
+    place = Waiting()
+    place.session.decide(False, NOW)
+    assert place.wire.closed
+    assert place.core.metrics()["refused_admission"] == 1
+    assert [kind for kind, _ in place.wire.take()] == [FrameType.SERVER_KEY]
+
+
+def test_an_answer_about_a_client_that_left_changes_nothing() -> None:
+    place = Waiting()
+    place.session.close()
+    place.session.decide(True, NOW)
+    assert place.core.metrics()["clients"] == 0
+
+
+def test_a_client_that_does_not_wait_is_closed_and_so_is_one_nobody_decides_about() -> None:
+    with pytest.raises(RemoteProtocolError, match="does not wait"):
+        Waiting().session.feed(frames.note_preferred(True) * 20, NOW)
+    place = Waiting()
+    place.core.on_timer(NOW + 10)
+    assert place.wire.closed
+    assert place.core.metrics()["login_timeout"] == 1
+
+
+def test_mesh_frames_sent_while_waiting_are_still_refused() -> None:
+    place = Waiting()
+    place.session.feed(frames.frame(FrameType.WATCH_CONNS), NOW)
+    place.session.decide(True, NOW)
+    assert place.wire.closed
+
+
+def test_a_restart_is_announced_to_who_is_logged_in() -> None:
+    core = relay()
+    a = Client(core, A)
+    core.connect(FakeWire(), None, NOW)
+    core.announce_restart(1.0, 30.0)
+    ((kind, payload),) = a.heard()
+    assert kind == FrameType.RESTARTING
+    reconnect_in, try_for = frames.parse_restarting(payload)
+    assert 1000 <= reconnect_in <= 2000
+    assert try_for == 30_000
