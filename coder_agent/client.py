@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 import anyio
@@ -23,10 +23,13 @@ from .base.derp_map import DerpMap, viewed_from
 from .base.derp_map_json import from_json
 from .base.keys import NodePublic
 from .base.node import Node
+from .base.path_rules import DirectRule, PathRules
+from .base.path_rules_json import rules_from_json
 from .base.paths import PathKind
 from .directory import AgentInfo, agent_from, find_agent
 from .directory import agent_unreachable as agent_unreachable
-from .errors import CoordinationError, PeerUnreachable
+from .errors import CoordinationError, PathRefused, PeerUnreachable
+from .explain import explain, explain_after_asking
 from .hooks.events import ControlChanged
 from .magicsock.core import PathStatus
 from .node import DIAL_TIMEOUT, NodeConfig, Pong, TailnetNode, open_node
@@ -35,6 +38,7 @@ from .runtime.background import background
 from .runtime.control_link import ClientMode, ControlLink
 from .runtime.http import ApiClient
 from .runtime.streams import TunnelStream
+from .verdict.situation import Verdict
 from .workspace_name import WorkspaceName
 
 log = logging.getLogger(__name__)
@@ -81,6 +85,14 @@ class Workspace:
     def path(self) -> PathStatus:
         """What carries packets now."""
         return self.node.path(self.key)
+
+    def explain(self) -> Verdict:
+        """Why that path: one cause, its evidence, and fixes that suffice. From what is known now."""
+        return explain(self.node, self.key)
+
+    async def explain_after_asking(self) -> Verdict:
+        """The same after asking the agent what it knows; waits for its answer a second and a half at most."""
+        return await explain_after_asking(self.node, self.key)
 
     async def wait_direct(self) -> PathStatus:
         """Wait for a direct path. Bound it with a time-out: there may never be one."""
@@ -166,7 +178,7 @@ async def open_workspace(config: ClientConfig, name: WorkspaceName) -> AsyncIter
     """Join the tailnet of one workspace and wait until its agent answers.
 
     Raises: ApiError (unknown workspace, wrong token), PeerUnreachable (agent not connected, no answer),
-    CoordinationError (the server refuses).
+    PathRefused (the server's rules forbid the path that was asked for), CoordinationError (the server refuses).
     """
     api = ApiClient(config.url, config.token, config.node.dial)
     agent = await find_agent(api, name)
@@ -174,11 +186,13 @@ async def open_workspace(config: ClientConfig, name: WorkspaceName) -> AsyncIter
         raise agent_unreachable(agent)
     info = await api.get(f"/api/v2/workspaceagents/{agent.id}/connection")
     identity = UUID(bytes=os.urandom(16))
+    rules = allowed_rules(config.node.rules, rules_of(info))
     node_config = replace(
         config.node,
         addresses=[overlay_address(CODER_PREFIX, identity)],
         id=node_id(identity),
-        direct=config.node.direct and not info.get("disable_direct_connections", False),
+        direct=config.node.direct and rules.direct is not DirectRule.NEVER,
+        rules=rules,
         force_websockets=config.node.force_websockets or info.get("derp_force_websockets", False),
     )
     async with open_node(node_config) as node, background() as tasks:
@@ -195,6 +209,27 @@ async def open_workspace(config: ClientConfig, name: WorkspaceName) -> AsyncIter
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(GOODBYE_TIMEOUT):
                 await session.link.aclose_gracefully()
+
+
+def rules_of(info: Mapping[str, Any]) -> PathRules:
+    """The server's rules in connection information; a stock server only knows `disable_direct_connections`.
+
+    Raises CoordinationError for what is no rule.
+    """
+    try:
+        rules = rules_from_json(info.get("path_rules") or {})
+    except ValueError as exc:
+        raise CoordinationError(f"the server's path rules make no sense: {exc}") from exc
+    if info.get("disable_direct_connections", False):
+        rules = replace(rules, direct=DirectRule.NEVER, set_by=rules.set_by or "the deployment")
+    return rules
+
+
+def allowed_rules(wished: PathRules, higher: PathRules) -> PathRules:
+    """The wishes below the server's rules. Raises PathRefused if they contradict each other."""
+    if refusal := wished.conflict(higher):
+        raise PathRefused(refusal, hint="the server's rules win: connect without that wish, or have its rule changed")
+    return wished.under(higher)
 
 
 async def _narrate(session: _Session, workspace: Workspace, say: Callable[[str], None]) -> None:
@@ -226,6 +261,13 @@ async def _reach(session: _Session, workspace: Workspace) -> None:
         agent = await workspace.refresh_agent()
         if agent.status != "connected":
             raise agent_unreachable(agent) from None
+        rules = workspace.node.engine.magicsock.rules
+        if rules.direct is DirectRule.ONLY:
+            raise PeerUnreachable(
+                f"workspace {agent.label}: no direct path within {CONNECT_TIMEOUT:g} s, and "
+                + rules.refusal("the relay is"),
+                hint=f"connect without it to be relayed; `coder ping {agent.workspace}` then says what is in the way",
+            ) from None
         raise PeerUnreachable(
             f"workspace {agent.label}: its agent is connected to the server but did not answer within "
             f"{CONNECT_TIMEOUT:g} s",

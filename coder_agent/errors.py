@@ -12,6 +12,7 @@
     │   ├── TransportClosed         closed by us
     │   └── TransportBroken         broken by the world
     ├── PeerUnreachable             no path to a peer within the time allowed
+    │   └── PathRefused             a rule of the server's forbids the path that was asked for
     ├── AuthError
     │   ├── Unauthenticated         who are you?
     │   └── Forbidden               not you (shown to users as "not found")
@@ -82,6 +83,10 @@ class TransportBroken(TransportError):
 
 class PeerUnreachable(CoderAgentError):
     """No path to a peer within the time allowed."""
+
+
+class PathRefused(PeerUnreachable):
+    """What the user wishes about paths contradicts a rule of the deployment's or the workspace's, which wins."""
 
 
 class AuthError(CoderAgentError):

@@ -92,6 +92,14 @@ def _root(
     disable_direct_connections: Annotated[
         bool, typer.Option("--disable-direct-connections", help="relay only")
     ] = False,
+    direct_only: Annotated[
+        bool, typer.Option("--direct-only", help="no relay for data [env: CODER_DIRECT_ONLY]")
+    ] = False,
+    prefer_region: Annotated[
+        int | None,
+        typer.Option(metavar="ID", help="relay region to use where both ends can [env: CODER_PREFER_REGION]"),
+    ] = None,
+    no_ipv6: Annotated[bool, typer.Option("--no-ipv6", help="direct connections over IPv4 only")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="debug log on stderr")] = False,
     no_plugins: Annotated[bool, typer.Option("--no-plugins", help="load no plugin", is_eager=True)] = False,
     disable_plugin: Annotated[Names, typer.Option(metavar="NAME", help="leave this plugin out", is_eager=True)] = None,

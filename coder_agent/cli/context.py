@@ -127,6 +127,12 @@ class Cli:
         if self.flags.get("disable_direct_connections"):
             client["disable_direct_connections"] = True
         network: dict[str, object] = {}
+        if self.flags.get("direct_only"):
+            network["direct_only"] = True
+        if self.flags.get("prefer_region") is not None:
+            network["prefer_region"] = self.flags["prefer_region"]
+        if self.flags.get("no_ipv6"):
+            network["ipv6"] = False
         if headers := self.flags.get("header"):
             assert isinstance(headers, (list, tuple))
             network["header"] = dict(_header(str(text)) for text in headers)

@@ -50,6 +50,21 @@ class NetworkSettings(BaseModel):
     force_websockets: bool = Field(
         False, description="reach relays by WebSocket only", json_schema_extra={"env": "CODER_DERP_FORCE_WEBSOCKETS"}
     )
+    direct_only: bool = Field(
+        False,
+        description="never use a relay for data: wait for a direct path, or fail",
+        json_schema_extra={"env": "CODER_DIRECT_ONLY"},
+    )
+    prefer_region: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="relay region to use where both ends can; 0 = the nearest",
+        json_schema_extra={"env": "CODER_PREFER_REGION"},
+    )
+    ipv6: bool = Field(
+        True, description="use IPv6 for direct connections", json_schema_extra={"env": "CODER_DIRECT_IPV6"}
+    )
     header: dict[str, str] = Field(
         default_factory=dict, description="extra HTTP headers", json_schema_extra={"env": "CODER_HEADER"}
     )
