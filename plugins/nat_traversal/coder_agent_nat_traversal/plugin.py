@@ -33,4 +33,6 @@ def coder_candidate_sources(settings: Settings) -> Sequence[CandidateSource]:
     from .settings import NatSettings
     from .sources import build_sources
 
-    return build_sources(settings.section(NAME, NatSettings), settings.network.dial_options())
+    return build_sources(
+        settings.section(NAME, NatSettings), settings.network.dial_options(), settings.network.listen_port
+    )

@@ -18,10 +18,10 @@ class NatSettings(BaseModel):
     endpoints: tuple[str, ...] = Field(
         default=(), description="further endpoints, ip:port, at which this node is reachable (a manual port forward)"
     )
-    stun_local_port: bool = Field(
-        default=False,
+    stun_local_port: bool | None = Field(
+        default=None,
         description="behind a NAT with another port per destination, also offer its address with our local port: "
-        "for a manual port forward on a changing address",
+        "for a manual port forward on a changing address (unset: when a fixed port was asked for)",
     )
 
     port_mapping: bool = Field(

@@ -11,13 +11,19 @@ from .static import StaticEndpoints
 from .stun import StunSource
 
 
-def build_sources(settings: NatSettings, dial: DialOptions | None = None) -> list[CandidateSource]:
-    """Only sources that have something to do. `dial`: how relays are reached over HTTPS."""
+def build_sources(
+    settings: NatSettings, dial: DialOptions | None = None, listen_port: int = 0
+) -> list[CandidateSource]:
+    """Only sources that have something to do. `dial`: how relays are reached over HTTPS.
+
+    `listen_port`: the fixed UDP port that was asked for, 0 = any. Who fixes a port may well have forwarded it.
+    """
     sources: list[CandidateSource] = []
     if settings.local:
         sources.append(LocalInterfaces())
     if settings.stun:
-        sources.append(StunSource(guess_local_port=settings.stun_local_port, dial=dial or DialOptions()))
+        guess = settings.stun_local_port if settings.stun_local_port is not None else listen_port != 0
+        sources.append(StunSource(guess_local_port=guess, dial=dial or DialOptions()))
     if protocols := settings.mapping_protocols():
         sources.append(PortMapSource(protocols))
     if settings.endpoints:

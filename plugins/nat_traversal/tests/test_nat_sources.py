@@ -13,6 +13,7 @@ from typing import Literal
 import anyio
 import pytest
 from coder_agent_nat_traversal import plugin
+from coder_agent_nat_traversal.https import HttpsAnswer
 from coder_agent_nat_traversal.interfaces import Address, Family, LocalInterfaces, families_of, read_addresses, usable
 from coder_agent_nat_traversal.resolver import Resolver
 from coder_agent_nat_traversal.settings import NatSettings
@@ -28,7 +29,7 @@ from coder_agent.base.keys import NodePublic
 from coder_agent.base.nat_facts import NatFacts
 from coder_agent.base.node import Node
 from coder_agent.base.paths import Path
-from coder_agent.hooks import Candidate, CandidateKind, CandidateSource
+from coder_agent.hooks import Candidate, CandidateKind, CandidateSource, DialOptions
 from coder_agent.protocols.stun import respond
 from coder_agent.testing.virtual_time import VirtualLoop
 
@@ -291,6 +292,53 @@ async def test_a_flood_of_requests_is_one_round_a_second() -> None:
         assert len(server.asked) <= 3
 
 
+async def test_what_a_lying_server_said_is_taken_back_when_two_others_disagree() -> None:
+    victim = AddrPort("198.51.100.66", 53)
+    context = network(0.010, 0.020, 0.030)
+    context.servers[AddrPort("192.0.2.1", 3478)].sees = victim  # and it is the fastest
+    async with running(stun_source(), context):
+        await reach(0.015)
+        assert context.offered == [victim]
+        await reach(1.0)
+        assert context.offered == [US]
+        context.refresh()
+        await reach(3.0)
+        assert victim not in context.offered
+    assert context.varies == [False, False]
+    assert context.facts.mapping_varies is False
+
+
+async def test_without_udp_the_regions_latency_is_measured_over_https_but_not_often() -> None:
+    asked: list[tuple[float, int]] = []
+
+    async def measure(node: DerpNode, options: DialOptions) -> HttpsAnswer:
+        asked.append((anyio.current_time(), node.region_id))
+        await anyio.sleep(0.5)
+        return HttpsAnswer(0.040, "v6") if node.region_id == 1 else HttpsAnswer(None, error="no")
+
+    context = network(0.020, 0.020)
+    for server in context.servers.values():
+        server.sees = None
+    async with running(stun_source(measure=measure), context):
+        await reach(200.0)
+        assert asked == [(3.0, 1), (3.0, 2)]
+        await reach(400.0)
+        assert len(asked) == 4
+    assert context.latency == {(1, "v6"): 0.040}
+    assert (context.facts.udp, context.facts.ipv4, context.facts.ipv6) == (False, False, True)
+
+
+async def test_facts_follow_the_first_round() -> None:
+    context = network(0.010, 0.010, 0.010)
+    for number, server in enumerate(context.servers.values()):
+        server.sees = AddrPort(US.host, 5000 + 2 * number)
+    async with running(stun_source(), context):
+        await reach(1.0)
+    assert context.facts == NatFacts(
+        udp=True, ipv4=True, mapping_varies=True, port_step=2, public_v4=AddrPort(US.host, 5004)
+    )
+
+
 async def test_a_hard_nat_is_reported_and_its_one_off_ports_are_not_offered() -> None:
     context = network(0.020, 0.030, 0.040)
     for number, server in enumerate(context.servers.values()):
@@ -420,3 +468,14 @@ def test_settings_choose_the_sources() -> None:
     with pytest.raises(ValidationError):
         NatSettings(endpoints=("name.example:1",))
     assert [spec.plugin for spec in plugin.coder_settings()] == ["nat_traversal"]
+
+
+@pytest.mark.parametrize(
+    ("said", "port", "guessed"),
+    [(None, 0, False), (None, 41641, True), (False, 41641, False), (True, 0, True)],
+    ids=["nothing", "fixed port", "switched off", "switched on"],
+)
+def test_who_fixes_a_port_may_have_forwarded_it(said: bool | None, port: int, guessed: bool) -> None:
+    (source,) = build_sources(NatSettings(local=False, port_mapping=False, stun_local_port=said), listen_port=port)
+    assert isinstance(source, StunSource)
+    assert source.guess_local_port is guessed
