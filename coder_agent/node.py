@@ -27,6 +27,7 @@ import anyio.abc
 from .base.addresses import AddrPort
 from .base.derp_map import DerpMap
 from .base.keys import DiscoPrivate, DiscoPublic, NodePrivate, NodePublic
+from .base.nat_facts import NatFacts
 from .base.node import Node
 from .base.path_rules import NO_RULES, DirectRule, PathRules
 from .base.paths import DerpPath, Path, PathKind, PathPolicy
@@ -86,6 +87,7 @@ class NodeConfig:
     direct: bool = True
     rules: PathRules = NO_RULES
     listen_port: int = 0
+    birthday: bool = True
     force_websockets: bool = False
     dial: DialOptions = field(default_factory=DialOptions)
     stack: StackConfig = field(default_factory=StackConfig)
@@ -170,6 +172,11 @@ class TailnetNode:
         )
 
     @property
+    def nat_facts(self) -> NatFacts:
+        """What is known about our network."""
+        return self._hub.nat if self._hub is not None else NatFacts()
+
+    @property
     def mapping_varies(self) -> bool | None:
         """Does our NAT give each destination another port? None: not known."""
         return self._hub.mapping_varies if self._hub is not None else None
@@ -223,7 +230,7 @@ class TailnetNode:
             return
         self.engine.device.remove_peer(key)
         self.engine.stack.remove_peer(key)
-        self.engine.magicsock.remove_peer(key)
+        self.engine.apply(self.engine.magicsock.remove_peer(key))
         self.engine.forget_peer(key)
         if self._hub is not None:
             self._hub.peers_changed()
@@ -433,6 +440,7 @@ class TailnetNode:
         engine.apply(engine.magicsock.suggest_endpoints(peer, endpoints, engine.now()))
 
     def _measured(self) -> None:
+        self.engine.apply(self.engine.magicsock.set_local_facts(self.nat_facts, self.engine.now()))
         self._choose_home(patient=False)
         self._self_changed()
 
@@ -566,7 +574,14 @@ async def open_node(config: NodeConfig, *, magicsock: Magicsock | None = None) -
         device=Device(node_key, rng=os.urandom, wall=time.time, vector=config.vector, mtu=config.stack.mtu),
         stack=Stack(config.stack, rng=os.urandom, vector=config.vector),
         magicsock=magicsock
-        or Magicsock(node_key.public(), disco_key, rng=os.urandom, policy=config.policy, rules=_rules_of(config)),
+        or Magicsock(
+            node_key.public(),
+            disco_key,
+            rng=os.urandom,
+            policy=config.policy,
+            rules=_rules_of(config),
+            birthday=config.birthday,
+        ),
     )
     node = TailnetNode(config, cores, (node_key, disco_key))
     async with node._running((node_key, disco_key)):

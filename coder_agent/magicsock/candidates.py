@@ -53,6 +53,9 @@ class Candidate:
     answered: int = 0
     pongs: deque[float] = field(default_factory=lambda: deque(maxlen=c.PONG_HISTORY))
     wire_mtu: int = 0
+    small_at: float = NEVER
+    full_at: float = NEVER
+    full_lost: int = 0
     trouble: str = ""
 
     @property
@@ -70,9 +73,22 @@ class Candidate:
         """On somebody's list: the coordinator's, a call-me-maybe's, or what our own sources saw."""
         return self.listed or self.called or self.suggested
 
+    @property
+    def probe_size(self) -> int:
+        """UDP payload of the next ping that looks for a path: small until somebody answers, so that nobody can be made
+        to receive much; full-size after that, because only such a path is any good."""
+        proven = self.pongs and self.full_lost < c.FULL_PINGS_LOST
+        return c.PADDED_PING_SIZE if proven else c.UNPADDED_PING_SIZE
+
+    @property
+    def too_small(self) -> bool:
+        """It answers small packets, and loses full-size ones: a black hole for whoever sends data there."""
+        return self.full_lost >= c.FULL_PINGS_LOST and self.small_at > self.full_at
+
     def forget_probes(self) -> None:
         """Forget what pongs have taught, and allow a ping at once."""
         self.pongs.clear()
+        self.full_lost = 0
         self.wire_mtu = 0
         self.ping_at = NEVER
 
@@ -87,7 +103,7 @@ class Candidate:
         sources = tuple(name for name, present in flags if present)
         latency = self.pongs[-1] if self.pongs else None
         return CandidateStatus(
-            self.addr, sources, self.sent, self.answered, latency, self.wire_mtu, why_not, local=self.path.local
+            self.addr, sources, self.sent, self.answered, latency, self.wire_mtu, why_not, socket=self.path.local
         )
 
 

@@ -33,9 +33,6 @@ PADDED_PING_SIZE = 1310
 path which carries those is ever chosen. Source: coder/tailscale disco (fix for coder/coder #15523)."""
 UNPADDED_PING_SIZE = 124
 """UDP payload of a ping without padding, as Tailscale sends it."""
-SMALL_PING_EVERY = 8
-"""To an address that never answered, the second of so many pings is accompanied by an unpadded one: its answer proves
-nothing about carrying data, but tells an MTU black hole from a firewall. Ours."""
 PADDED_VERSION = 1
 """Version byte of padded pings and pongs. Nobody checks it; we use it to tell who wants a padded pong."""
 MAX_PINGS_IN_FLIGHT = 1024
@@ -109,6 +106,52 @@ ALLOWANCE_PER_SECOND = 1.0
 """…and how fast either allowance refills. Ours: one call makes us ping some 200 addresses of the peer's choice, and a
 captured ping can be replayed from forged addresses."""
 
+PROBE_BURST = 32
+"""Candidates of one peer that are pinged at once while looking for a path…"""
+PROBES_PER_SECOND = 16.0
+"""…and per second after that. Ours: whoever is allowed to be our peer can make us ping any address, and no more than
+that. The first ping to an address that never answered is a small one: 152 bytes on the wire, 5 kB at once."""
+PROBE_SLICE = 0.25
+"""Between two parts of a search that went over that budget."""
+FULL_PINGS_LOST = 2
+"""So many full-size pings lost in a row, where small ones are answered, are not chance but the MTU."""
+
+# ------------------------------------------------------------ reports (all ours)
+
+REPORT_INTERVAL = 1.0
+"""Between two reports to one peer."""
+REPORT_REPEAT = 30.0
+"""While the search goes on: the report is repeated so often."""
+REPORT_ANSWERS, REPORT_ANSWERS_PER_SECOND = 5, 0.5
+"""Reports that we send because a peer asks for them: so many at once, then so many per second."""
+REPORT_TRIED, REPORT_SOURCES = 32, 8
+"""Addresses named in a report: tried, and seen as sources of pings (the newest)."""
+
+# ------------------------------------------------------------ guessing ports (all ours: birthday.py, prediction.py)
+
+LOWEST_PORT, HIGHEST_PORT = 1024, 65535
+"""Ports that NATs give out to flows from unprivileged ports. Source: RFC 4787 §4.2.2; Linux nf_nat_core.c."""
+BIRTHDAY_SOCKETS = 256
+BIRTHDAY_GUESSES = 1280
+"""256 doors among 64,512 ports: a random knock finds one with p = 256/64,512 = 0.4 %, and of 1,280 different ones none
+finds any with (1 - p)^1280 = 0.6 %. Half of the attempts need no more than 175 knocks (2.7 s); 95 %, 754 (12 s).
+More doors would exceed what small NATs keep per host, more knocks look like a scan."""
+BIRTHDAY_TICK, BIRTHDAY_GUESSES_PER_TICK = 0.25, 16
+"""64 knocks a second, 9.7 kB/s on the wire. All end within the 30 s for which a mapping without an answer lives (Linux
+nf_conntrack_udp_timeout; RFC 4787 §4.3 wants two minutes), so that no door need be opened twice."""
+BIRTHDAY_OPENED_PER_TICK = 64
+"""Doors made at a time: the loop is held up for some 3 ms, not for 12."""
+BIRTHDAY_DURATION = BIRTHDAY_TICK * (BIRTHDAY_GUESSES / BIRTHDAY_GUESSES_PER_TICK) + 3.0
+"""How long an attempt lasts: all knocks, and the messages before and after them."""
+BIRTHDAY_PATIENCE = 2.0
+"""The simpler ways have this long before."""
+BIRTHDAY_PAUSES = (60.0, 300.0, 1800.0)
+"""From the beginning of one attempt with a peer to the next: after a success, after one failure, after more."""
+BIRTHDAYS_AT_ONCE = 2
+"""Per node: 512 sockets, 128 knocks a second."""
+PREDICTED_PORTS = 16
+"""Next ports of a NAT that counts, published in a call. Our own search takes a few, and so do other hosts behind it."""
+
 # ------------------------------------------------------------ our own endpoints
 
 ENDPOINTS_FRESH = 27.0
@@ -163,6 +206,10 @@ WIRE_MTU_SAFE = 1360
 """Wire MTU assumed where none was probed: inner 1280 + 80."""
 WIRE_MTU_PROBES = (1280, 1360, 1400, 1500, 8000, 9000)
 """Wire sizes that upstream probes when told to; offered for sized user pings."""
+USUAL_MTU = 1500
+"""Of an interface, where it is not known."""
+MTU_PROBE_INTERVAL = 300.0
+"""Between two looks at how large packets on the direct path in use may be."""
 UDP_OVERHEAD_V4, UDP_OVERHEAD_V6 = 28, 48
 """IP and UDP headers: payload + this = wire size."""
 

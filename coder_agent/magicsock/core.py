@@ -9,22 +9,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from heapq import heappop, heappush
 
 from ..base.addresses import AddrPort
 from ..base.flow import Flow
 from ..base.keys import DiscoPrivate, DiscoPublic, NodePublic
+from ..base.nat_facts import NatFacts
 from ..base.path_rules import NO_RULES, DirectRule, PathRules
 from ..base.paths import DerpPath, Path, PathKind, PathPolicy, UdpPath
 from ..protocols.effects import Dropped
 from .candidates import NEVER
 from .carrier import Carrier
-from .effects import Effect, EndpointsWanted, PathUpdate, Route
+from .effects import CloseSockets, Effect, EndpointsWanted, PathUpdate, Route
 from .peer import FOREVER, NOTHING, Peer
 from .peer_map import PeerMap
 from .policy import DefaultPathPolicy
-from .prober import Prober, Via
+from .prober import Via
 from .receiver import Receiver, note_relay
+from .search import Search
 from .status import PathStatus
 
 __all__ = ["Magicsock", "PathStatus", "Route"]
@@ -33,7 +36,8 @@ __all__ = ["Magicsock", "PathStatus", "Route"]
 class Magicsock:
     """All peers and the ways to them.
 
-    `rules` hold for all peers without rules of their own (`set_rules`).
+    `rules` hold for all peers without rules of their own (`set_rules`). `birthday` False: no port is guessed, whoever
+    asks (birthday.py).
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Magicsock:
         rng: Callable[[int], bytes],
         policy: PathPolicy | None = None,
         rules: PathRules = NO_RULES,
+        birthday: bool = True,
     ) -> None:
         self.counters: Counter[str] = Counter()
         """Since the start: drops by reason, and what was sent. Names are stable."""
@@ -52,10 +57,12 @@ class Magicsock:
         self.rules = rules
         """Those for peers without rules of their own."""
         self._peers = PeerMap(disco)
-        self._prober = Prober(node_key, disco, self._peers, rng)
+        self._search = Search(node_key, disco, self._peers, rng)
+        self._search.birthday.enabled = birthday
+        self._prober = self._search.prober
         policy = policy or DefaultPathPolicy()
         self._carrier = Carrier(self._prober, policy)
-        self._receiver = Receiver(self._peers, self._prober, policy, self._carrier, self._schedule)
+        self._receiver = Receiver(self._peers, self._search, policy, self._carrier, self._schedule)
         self._timers: list[tuple[float, int, Peer]] = []
         self._timer_count = 0
 
@@ -103,9 +110,12 @@ class Magicsock:
             effects += self._prober.full_ping(peer, now, call=True)
         return self._done(peer, effects)
 
-    def remove_peer(self, key: NodePublic) -> None:
+    def remove_peer(self, key: NodePublic) -> list[Effect]:
         """Forget a peer."""
+        peer = self._peers.get(key)
+        effects = self._search.birthday.stop(peer) if peer is not None else NOTHING
         self._peers.remove(key)
+        return effects
 
     def set_disco_key(self, key: NodePublic, disco: DiscoPublic, now: float) -> list[Effect]:
         """The peer announced a disco key in-band (TSMP type 'a'). The first such announcement ends the trust in its
@@ -146,14 +156,17 @@ class Magicsock:
     def _apply_rules(self, peer: Peer, rules: PathRules, now: float) -> list[Effect]:
         if rules == peer.rules:
             return []
+        effects: list[Effect] = []
         peer.rules = rules
         peer.fast_until = NEVER
         if peer.best is not None and not rules.permits(peer.best.addr):
             peer.clear_best()
         if rules.direct is DirectRule.NEVER:
             peer.heartbeat_at = peer.call_due = None
+            peer.search_at = FOREVER
+            effects += self._search.birthday.stop(peer)
         reason = "direct-blocked" if rules.direct is DirectRule.NEVER else "rules"
-        return peer.announce(now, reason) if peer.announced is not PathKind.NONE else []
+        return effects + (peer.announce(now, reason) if peer.announced is not PathKind.NONE else [])
 
     # ------------------------------------------------------------ who we are
 
@@ -170,12 +183,19 @@ class Magicsock:
                 self._schedule(peer)
         return self._count(effects)
 
+    def set_local_facts(self, facts: NatFacts, now: float) -> list[Effect]:
+        """What the candidate sources found out about our network. Told to peers in reports; decides about guesses."""
+        effects = self._search.reporter.set_facts(facts, now)
+        for peer in self._peers:
+            self._schedule(peer)
+        return self._count(effects)
+
     def rebound(self, now: float) -> list[Effect]:
         """The sockets were reopened or the link changed: nothing that was learnt about direct paths holds any more."""
         self._prober.invalidate_endpoints(now)
         effects: list[Effect] = [EndpointsWanted("rebind")]
         for peer in self._peers:
-            peer.candidates.forget_probes()
+            self._search.rebound(peer)
             peer.clear_best()
             if peer.heartbeat_at is not None:
                 effects += peer.announce(now, "rebind")
@@ -202,6 +222,8 @@ class Magicsock:
     def _route_slowly(self, peer: Peer, now: float) -> tuple[Route | None, list[Effect]]:
         woken = peer.heartbeat_at is None
         effects = self._prober.wake(peer, now)
+        if woken and peer.heartbeat_at is not None:
+            effects = effects + self._search.reporter.searching(peer, now)
         route = peer.route(now)
         if peer.announced is PathKind.NONE:
             effects += peer.announce(now, "first-send")
@@ -301,6 +323,18 @@ class Magicsock:
         txid, effects = self._prober.user_ping(state, now, via, size)
         return txid, self._done(state, effects)
 
+    def ask_report(self, peer: NodePublic, now: float) -> list[Effect]:
+        """Ask the peer what it knows: its answer appears as `PathStatus.remote`. A stock peer does not answer."""
+        state = self._peers.get(peer)
+        return NOTHING if state is None else self._done(state, self._search.reporter.tell(state, now, ask=True))
+
+    def sockets_opened(self, peer: NodePublic, names: Sequence[int], now: float) -> list[Effect]:
+        """The answer to `OpenSockets`: the names of those that could be opened."""
+        state = self._peers.get(peer)
+        if state is None:
+            return [CloseSockets(tuple(names))] if names else NOTHING
+        return self._done(state, self._search.birthday.sockets_opened(state, names, now))
+
     # ------------------------------------------------------------ time
 
     def deadline(self) -> float | None:
@@ -323,6 +357,8 @@ class Magicsock:
             if peer.heartbeat_at is not None and now >= peer.heartbeat_at:
                 effects += self._prober.heartbeat(peer, now)
                 effects += self._carrier.keep_relay_warm(peer, now)
+                effects += self._search.after_heartbeat(peer, now)
+            effects += self._search.on_timer(peer, now)
             effects += self._carrier.on_timer(peer, now)
             self._schedule(peer)
         return self._count(effects)
@@ -340,7 +376,9 @@ class Magicsock:
     def path(self, peer: NodePublic) -> PathStatus:
         """The way to `peer`, with the evidence for it."""
         state = self._peers.get(peer)
-        return state.status() if state is not None else PathStatus()
+        if state is None:
+            return PathStatus()
+        return replace(state.status(), local=self._search.reporter.report(state))
 
     def _done(self, peer: Peer, effects: list[Effect]) -> list[Effect]:
         self._schedule(peer)

@@ -44,6 +44,22 @@ class EndpointsWanted:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenSockets:
+    """Open `count` UDP sockets beside the main one (`DirectTransport.open_extra`) and call `sockets_opened(peer, names,
+    now)` at once, also if there are fewer or none. What arrives at one comes by ``UdpPath(addr, name)``."""
+
+    peer: NodePublic
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSockets:
+    """Close these extra sockets (`DirectTransport.close_extra`). Nothing is sent by them any more."""
+
+    names: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PongReceived:
     """A ping asked for with `Magicsock.ping` was answered. `path` is the one pinged; `src` is how the peer saw us."""
 
@@ -102,6 +118,8 @@ Effect = (
     | EndpointsWanted
     | PongReceived
     | PingLost
+    | OpenSockets
+    | CloseSockets
     | FlowWanted
     | PathDoubted
     | PathReplaced

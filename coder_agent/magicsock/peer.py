@@ -18,6 +18,7 @@ from .candidates import NEVER, Candidate, CandidateTable
 from .doubt import Doubt
 from .effects import Effect, PathUpdate, Route
 from .quality import Quality
+from .search_state import Account, Allowance, Hunt
 from .status import PathStatus
 
 NOTHING: list[Effect] = []
@@ -31,6 +32,8 @@ class Purpose(Enum):
     DISCOVERY = "discovery"
     HEARTBEAT = "heartbeat"
     USER = "user"
+    GUESS = "guess"
+    MTU = "mtu"
 
 
 @dataclass(slots=True)
@@ -41,25 +44,6 @@ class SentPing:
     at: float
     purpose: Purpose
     size: int
-
-
-@dataclass(slots=True)
-class Allowance:
-    """Token bucket for what a peer can make us do."""
-
-    tokens: float = c.ALLOWANCE_BURST
-    at: float = NEVER
-
-    def take(self, now: float) -> bool:
-        """True if one more is within the allowance."""
-        if self.at > NEVER:
-            refilled = self.tokens + (now - self.at) * c.ALLOWANCE_PER_SECOND
-            self.tokens = min(float(c.ALLOWANCE_BURST), refilled)
-        self.at = now
-        if self.tokens < 1:
-            return False
-        self.tokens -= 1
-        return True
 
 
 def wire_mtu_of(addr: AddrPort, payload_size: int) -> int:
@@ -76,6 +60,7 @@ class Peer:
         "candidates", "sent", "calls", "ping_backs", "sources",
         "best", "best_at", "trusted_until",
         "doubt", "quality", "relay_pinged_at",
+        "account", "hunt", "probes", "search_at", "searching_since", "mtu_probed_at",
         "last_send", "last_received", "last_full_ping", "heartbeat_at",
         "called_at", "call_due",  # our call-me-maybes: last sent; waiting until
         "rules", "own_rules", "announced", "announced_path",
@@ -99,6 +84,11 @@ class Peer:
         self.best_at = self.trusted_until = self.relay_pinged_at = NEVER
         self.doubt = Doubt()
         self.quality = Quality()
+        self.account = Account()
+        self.hunt = Hunt()
+        self.probes = Allowance(c.PROBE_BURST, c.PROBES_PER_SECOND)
+        self.search_at = FOREVER  # the rest of a search that went over the budget
+        self.searching_since = self.mtu_probed_at = NEVER
         self.last_send = self.last_received = self.last_full_ping = self.called_at = NEVER
         self.heartbeat_at: float | None = None
         self.call_due: float | None = None
@@ -165,7 +155,9 @@ class Peer:
         if not len(self.candidates):
             return self.called_at + c.MIN_PING_INTERVAL if self.derp_region else FOREVER
         pings = (one.ping_at for one in self.candidates if self.rules.permits(one.addr))
-        return min(pings, default=FOREVER) + c.MIN_PING_INTERVAL
+        return max(
+            min(pings, default=FOREVER) + c.MIN_PING_INTERVAL, self.search_at if self.search_at != FOREVER else NEVER
+        )
 
     def next_deadline(self) -> float:
         """When `on_timer` has something to do for this peer."""
@@ -174,7 +166,7 @@ class Peer:
             when = min(when, self.call_due)
         if self.heartbeat_at is not None and self.announced is PathKind.DIRECT:
             when = min(when, self.trusted_until + c.TIMER_SLACK)
-        when = min(when, self.doubt.deadline())
+        when = min(when, self.doubt.deadline(), self.search_at, self.account.tell_at, self.hunt.due, self.hunt.ends_at)
         for ping in self.sent.values():  # the first is the oldest
             return min(when, ping.at + c.PING_TIMEOUT)
         return when
@@ -220,11 +212,11 @@ class Peer:
         candidate.pongs.append(latency)
         candidate.answered += 1
         candidate.trouble = ""
-        if ping.size < c.PADDED_PING_SIZE and candidate.wire_mtu < wire_mtu_of(candidate.addr, c.PADDED_PING_SIZE):
-            candidate.trouble = "only small packets pass"
         candidate.wire_mtu = max(candidate.wire_mtu, wire_mtu_of(candidate.addr, ping.size))
         if ping.size < c.PADDED_PING_SIZE:
+            candidate.small_at = now
             return
+        candidate.full_at, candidate.full_lost = now, 0
         quality = PathQuality(candidate.addr, latency, candidate.wire_mtu, candidate.path.local)
         if self.best is None or now > self.trusted_until or policy.better(quality, self.best):
             self.best = quality
@@ -271,6 +263,8 @@ class Peer:
             kind, path, latency = PathKind.NONE, "", None
         if path == self.announced_path:
             return []
+        if self.announced is PathKind.DIRECT:
+            self.searching_since = now
         previous, self.announced, self.announced_path = self.announced_path, kind, path
         return [PathUpdate(self.key, kind, path, previous, reason, latency)]
 
@@ -285,7 +279,11 @@ class Peer:
         return PathStatus(
             kind=kind,
             addr=best.addr if best else None,
-            local=best.local if best else 0,
+            socket=best.local if best else 0,
+            remote=self.account.remote,
+            too_small=kind is not PathKind.DIRECT and any(one.too_small for one in self.candidates),
+            searching_since=self.searching_since if kind is not PathKind.DIRECT and self.heartbeat_at else None,
+            birthday=self.hunt.is_on,
             region=self.derp_region,
             latency=best.latency if best and kind is PathKind.DIRECT else self.derp_latency,
             wire_mtu=best.wire_mtu if best else 0,
@@ -311,6 +309,8 @@ class Peer:
             return self.rules.refusal("IPv6 is" if self.allow_direct else "direct paths are")
         if candidate.trouble:
             return candidate.trouble
+        if candidate.too_small:
+            return "only small packets pass: its MTU is too low"
         if candidate.pongs:
             return "another path is better"
         if candidate.sent == 0:

@@ -11,14 +11,16 @@ from typing import Literal
 
 from ..base.addresses import AddrPort
 from ..base.keys import DiscoPrivate, NodePublic
+from ..base.nat_facts import NatFacts
 from ..base.paths import Path, UdpPath
 from ..protocols import disco
 from ..protocols.effects import SendRaw
 from . import constants as c
 from .candidates import NEVER, is_usable
 from .effects import Effect, EndpointsWanted, PingLost
-from .peer import NOTHING, Peer, Purpose, SentPing
+from .peer import FOREVER, NOTHING, Peer, Purpose, SentPing, wire_mtu_of
 from .peer_map import PeerMap
+from .prediction import next_mappings
 
 Via = Literal["direct", "derp", "best"]
 """Which way a user's ping goes."""
@@ -34,9 +36,16 @@ class Prober:
         self._public = private.public()
         self._peers = peers
         self._rng = rng
+        self.facts = NatFacts()
+        """What is known about our network."""
         self._endpoints: tuple[AddrPort, ...] = ()
         self._endpoints_at = NEVER
         self._refresh_asked_at = NEVER
+
+    @property
+    def endpoints(self) -> tuple[AddrPort, ...]:
+        """Our own."""
+        return self._endpoints
 
     # ------------------------------------------------------------ single messages
 
@@ -56,6 +65,7 @@ class Prober:
             del peer.sent[next(iter(peer.sent))]
         peer.sent[txid] = SentPing(path, now, purpose, c.UNPADDED_PING_SIZE + padding)
         if isinstance(path, UdpPath):
+            peer.account.sent += 1
             candidate = peer.candidates.get(path)
             if candidate is not None:
                 candidate.sent += 1
@@ -79,7 +89,10 @@ class Prober:
     # ------------------------------------------------------------ looking for paths
 
     def full_ping(self, peer: Peer, now: float, *, call: bool) -> list[Effect]:
-        """Ping all candidates (each at most every 5 s); then, with `call`, ask the peer to do the same."""
+        """Ping all candidates (each at most every 5 s); then, with `call`, ask the peer to do the same.
+
+        Beyond the budget the rest follows in slices, those that once answered first.
+        """
         if not peer.can_probe:
             return []
         peer.last_full_ping = now
@@ -88,14 +101,15 @@ class Prober:
         if peer.drop_lost_best():
             effects += peer.announce(now, "candidate-gone")
         pinged = False
-        for candidate in list(peer.candidates):
+        peer.search_at = FOREVER
+        for candidate in sorted(peer.candidates, key=lambda one: (not one.pongs, one.ping_at)):
             if now - candidate.ping_at < c.MIN_PING_INTERVAL or not peer.rules.permits(candidate.addr):
                 continue
+            if not peer.probes.take(now):
+                peer.search_at = peer.probes.next_at(now) + c.PROBE_SLICE
+                break
             pinged = True
-            wonders = not candidate.answered and candidate.sent % c.SMALL_PING_EVERY == 1
-            effects += self.ping(peer, candidate.path, Purpose.DISCOVERY, now, c.PADDED_PING_SIZE)[1]
-            if wonders:
-                effects += self.ping(peer, candidate.path, Purpose.DISCOVERY, now, c.UNPADDED_PING_SIZE)[1]
+            effects += self.ping(peer, candidate.path, Purpose.DISCOVERY, now, candidate.probe_size)[1]
         # A peer without any candidate is called too (ours: upstream waits for the control plane to name some).
         lonely = not len(peer.candidates) and now - peer.called_at >= c.MIN_PING_INTERVAL
         if call and (pinged or lonely):
@@ -115,6 +129,30 @@ class Prober:
             return []
         return self.ping(peer, path, Purpose.DISCOVERY, now, c.PADDED_PING_SIZE)[1]
 
+    def prove(self, peer: Peer, path: UdpPath, now: float) -> list[Effect]:
+        """A small ping was answered: does the path carry full-size packets, too?"""
+        return self.ping(peer, path, Purpose.DISCOVERY, now, c.PADDED_PING_SIZE)[1]
+
+    def probe_mtu(self, peer: Peer, now: float) -> list[Effect]:
+        """Every few minutes: how large may packets on the direct path be? Only our direction is measured."""
+        best = peer.best
+        if best is None or not peer.is_trusted(now) or now - peer.mtu_probed_at < c.MTU_PROBE_INTERVAL:
+            return []
+        peer.mtu_probed_at = now
+        overhead = wire_mtu_of(best.addr, 0)
+        candidate = peer.candidates.get(best.path)
+        if candidate is not None:
+            candidate.wire_mtu = min(candidate.wire_mtu, c.PADDED_PING_SIZE + overhead)
+        effects: list[Effect] = []
+        for size in c.WIRE_MTU_PROBES:
+            if c.PADDED_PING_SIZE + overhead < size <= (self.facts.mtu or c.USUAL_MTU):
+                effects += self.ping(peer, best.path, Purpose.MTU, now, size - overhead)[1]
+        return effects
+
+    def expire_search(self, peer: Peer, now: float) -> list[Effect]:
+        """The rest of a search that went over the budget."""
+        return self.full_ping(peer, now, call=False) if now >= peer.search_at else []
+
     def heartbeat(self, peer: Peer, now: float) -> list[Effect]:
         """Every 3 s while active: ping the best path, and look for others when it is time.
 
@@ -129,6 +167,7 @@ class Prober:
         effects: list[Effect] = []
         if peer.best is not None:
             effects += self.ping(peer, peer.best.path, Purpose.HEARTBEAT, now, c.PADDED_PING_SIZE)[1]
+        effects += self.probe_mtu(peer, now)
         if peer.wants_full_ping(now):
             effects += self.full_ping(peer, now, call=True)
         return effects + peer.announce(now, "no-pong")
@@ -141,6 +180,11 @@ class Prober:
             if now < ping.at + c.PING_TIMEOUT:
                 break
             del peer.sent[txid]
+            if ping.purpose is Purpose.MTU:
+                continue
+            candidate = peer.candidates.get(ping.path) if isinstance(ping.path, UdpPath) else None
+            if candidate is not None and ping.size >= c.PADDED_PING_SIZE:
+                candidate.full_lost += 1
             if ping.purpose is Purpose.USER:
                 effects.append(PingLost(peer.key, txid, ping.path))
             if peer.best is not None and ping.path == peer.best.path and now > peer.trusted_until:
@@ -168,6 +212,7 @@ class Prober:
             return []
         if peer.heartbeat_at is None:
             peer.heartbeat_at = now + c.HEARTBEAT_INTERVAL
+            peer.searching_since = now
         if peer.is_trusted(now) or now < peer.next_search_at():
             return []
         return self.full_ping(peer, now, call=True)
@@ -194,7 +239,8 @@ class Prober:
         if relay is None or not peer.can_probe:
             return []
         peer.called_at = now
-        return self.say(peer, relay, disco.CallMeMaybe(tuple(filter(peer.rules.permits, self._endpoints))).encode())
+        endpoints = dict.fromkeys(filter(peer.rules.permits, (*self._endpoints, *next_mappings(self.facts))))
+        return self.say(peer, relay, disco.CallMeMaybe(tuple(endpoints)[: c.MAX_LISTED_ENDPOINTS]).encode())
 
     def expire_call(self, peer: Peer, now: float) -> list[Effect]:
         """The fresh endpoints did not come in time: call with what we have. Even an empty list makes the peer ping."""

@@ -17,17 +17,19 @@ from .carrier import Carrier
 from .effects import Effect, PongReceived
 from .peer import Peer, Purpose
 from .peer_map import DiscoIdentity, PeerMap
-from .prober import Prober
+from .search import Search
 
 
 class Receiver:
     """Handles incoming disco. One per core."""
 
     def __init__(
-        self, peers: PeerMap, prober: Prober, policy: PathPolicy, carrier: Carrier, schedule: Callable[[Peer], None]
+        self, peers: PeerMap, search: Search, policy: PathPolicy, carrier: Carrier, schedule: Callable[[Peer], None]
     ) -> None:
         self._peers = peers
-        self._prober = prober
+        self._prober = search.prober
+        self._reporter = search.reporter
+        self._birthday = search.birthday
         self._policy = policy
         self._carrier = carrier
         self._schedule = schedule
@@ -57,6 +59,8 @@ class Receiver:
             return self._on_pong(identity, message, path, now)
         if isinstance(message, disco.CallMeMaybe):
             return self._on_call(identity, message, path, now)
+        if isinstance(message, disco.Facts | disco.GuessMyPort):
+            return self._on_own_message(identity, message, path, now)
         return [Dropped("disco-malformed" if message is None else "disco-ignored-type")]
 
     # ------------------------------------------------------------ ping
@@ -79,6 +83,7 @@ class Receiver:
         owner = self._owner(allowed, ping)
         effects = self._prober.pong(owner or allowed[0], path, ping)
         if owner is not None:
+            owner.account.note_seen(path.addr)
             self._peers.learn_source(path.addr, owner, proven=False)
             effects += self._prober.ping_back(owner, path, now)
         return effects
@@ -109,12 +114,19 @@ class Receiver:
         del peer.sent[pong.txid]
         effects: list[Effect] = []
         if isinstance(ping.path, UdpPath):
+            peer.account.answered += 1
+            if ping.purpose is Purpose.GUESS:
+                peer.candidates.learn_from_ping(ping.path, pong.txid, now)
+                self._birthday.note_door(peer)
             candidate = peer.candidates.get(ping.path)
             if candidate is None or not peer.rules.permits(candidate.addr):
                 return [Dropped("pong-from-former-candidate")]
             self._peers.learn_source(ping.path.addr, peer, proven=False)
             peer.accept_pong(candidate, ping, now, self._policy)
+            if ping.size < c.PADDED_PING_SIZE and ping.purpose is not Purpose.USER:
+                effects += self._prober.prove(peer, ping.path, now)
             effects += peer.announce(now, "pong")
+            effects += self._birthday.note_path(peer, now)
         else:
             peer.derp_latency = max(now - ping.at, 0.0)
         if ping.purpose is Purpose.USER:
@@ -130,13 +142,27 @@ class Receiver:
         if peer is None:
             return [Dropped("relay-source-mismatch")]
         if not peer.allow_direct:
-            return [Dropped("direct-blocked")]
+            return [Dropped("direct-blocked"), *self._reporter.answer(peer, now)]
         if not peer.calls.take(now):
             return [Dropped("call-me-maybe-flood")]
         peer.candidates.list_from_call(call.endpoints, now)
         effects = peer.announce(now, "candidate-gone") if peer.drop_lost_best() else []
         # Without calling back, or two nodes would call each other for ever.
         return effects + self._prober.full_ping(peer, now, call=False)
+
+    # ------------------------------------------------------------ our own messages
+
+    def _on_own_message(
+        self, identity: DiscoIdentity, message: disco.Facts | disco.GuessMyPort, path: Path, now: float
+    ) -> list[Effect]:
+        if not isinstance(path, DerpPath):
+            return [Dropped("facts-over-udp")]
+        peer = self._by_relay(identity, path)
+        if peer is None:
+            return [Dropped("relay-source-mismatch")]
+        if isinstance(message, disco.GuessMyPort):
+            return self._birthday.asked(peer, message, now)
+        return self._reporter.heard(peer, message, now)
 
 
 def note_relay(peer: Peer, region: int) -> None:

@@ -23,8 +23,10 @@ from ..hooks.interfaces import DirectTransport, RelayTransport, Transport
 from ..magicsock.core import Magicsock, Route
 from ..magicsock.demux import PacketKind, classify, classify_burst
 from ..magicsock.effects import (
+    CloseSockets,
     EndpointsWanted,
     FlowWanted,
+    OpenSockets,
     PathDoubted,
     PathReplaced,
     PathUpdate,
@@ -290,6 +292,13 @@ class Engine:
             case RelayWanted(region):
                 if self.relay is not None:
                     self.relay.keep_warm(region)
+            case OpenSockets():
+                names = self.direct.open_extra(effect.count) if self.direct is not None else ()
+                now = self._scheduler.time()
+                self._carry_out(self.magicsock.sockets_opened(effect.peer, names, now), None, now)
+            case CloseSockets():
+                if self.direct is not None:
+                    self.direct.close_extra(effect.names)
             case PongReceived():
                 self._observer.pong_received(effect)
             case EndpointsWanted():

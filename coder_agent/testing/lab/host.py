@@ -7,11 +7,21 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ...base.addresses import AddrPort
-from ...base.keys import DiscoPrivate, NodePrivate
+from ...base.keys import DiscoPrivate, NodePrivate, NodePublic
 from ...base.nat_facts import NatFacts
 from ...base.path_rules import DirectRule, PathRules
 from ...base.paths import DerpPath, Path, PathKind, UdpPath
-from ...magicsock import Effect, EndpointsWanted, Magicsock, PathStatus, PathUpdate, PingLost, PongReceived
+from ...magicsock import (
+    CloseSockets,
+    Effect,
+    EndpointsWanted,
+    Magicsock,
+    OpenSockets,
+    PathStatus,
+    PathUpdate,
+    PingLost,
+    PongReceived,
+)
 from ...protocols.effects import SendRaw
 from ...protocols.stun import is_stun
 from .looker import Found, Looker
@@ -21,6 +31,7 @@ if TYPE_CHECKING:
 
 DATA = b"\x04\0\0\0"
 """How a data packet begins, as WireGuard's does: the demultiplexing of a host must tell it apart."""
+ANSWER = b"answer"
 EXTRA_PORTS = 50000
 """Local ports of extra sockets, from here on."""
 
@@ -93,6 +104,8 @@ class SimHost:
         self.pongs: list[PongReceived] = []
         self.lost: list[PingLost] = []
         self.disco_sent: list[tuple[float, SendRaw]] = []
+        self.answers = False
+        """Answer each data packet with a small one, as the far end of a tunnel does."""
         self.others: list[tuple[float, Effect]] = []
         """Effects of the core that mean nothing here."""
         self._looker = Looker(lab.network, name, lab.clock.rng, self._published)
@@ -115,6 +128,16 @@ class SimHost:
     def facts(self) -> NatFacts:
         """What is known of our network."""
         return self.found.facts
+
+    @property
+    def seen_by_stun(self) -> tuple[AddrPort, ...]:
+        """How each STUN server saw our main socket at last."""
+        return self._looker.seen
+
+    @property
+    def mapped(self) -> AddrPort | None:
+        """What the gateway opened for us."""
+        return self._looker.mapped
 
     def path(self, other: SimHost) -> PathStatus:
         """How our packets go to `other`."""
@@ -166,6 +189,7 @@ class SimHost:
 
     def _published(self, found: Found) -> None:
         self.found = found
+        self.carry_out(self.magicsock.set_local_facts(found.facts, self.lab.clock.now))
         self.carry_out(self.magicsock.set_local_endpoints(found.endpoints, self.lab.clock.now))
         self.lab.announce(self)
 
@@ -182,11 +206,17 @@ class SimHost:
             self.arrivals.append(Arrival(now, path, data[len(DATA) :]))
             sender = path.key if isinstance(path, DerpPath) else self.magicsock.peer_for_source(path.addr)
             if sender is not None:
-                self.magicsock.note_received(sender, path, now)
+                self.carry_out(self.magicsock.note_received(sender, path, now))
+                self._answer(sender, data[len(DATA) :])
         elif is_stun(data):
             self._looker.receive(data)
         else:
             self.carry_out(self.magicsock.receive_disco(data, path, now))
+
+    def _answer(self, sender: NodePublic, data: bytes) -> None:
+        other = self.lab.by_key(sender)
+        if self.answers and other is not None and data != ANSWER:
+            self.send(other, ANSWER)
 
     def carry_out(self, effects: Sequence[Effect]) -> None:
         """Do what the core asks, then see to its timer."""
@@ -205,6 +235,10 @@ class SimHost:
                 self._transmit(effect.data, effect.path)
             case PathUpdate():
                 self.updates.append((now, effect))
+            case OpenSockets():
+                self.carry_out(self.magicsock.sockets_opened(effect.peer, self.sockets.open(effect.count), now))
+            case CloseSockets():
+                self.sockets.close(effect.names)
             case EndpointsWanted():
                 self.lab.clock.call_soon(self._looker.look)
             case PongReceived():

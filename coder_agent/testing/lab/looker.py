@@ -46,7 +46,8 @@ class Looker:
         self._publish = publish
         self._asked: dict[bytes, AddrPort] = {}
         self._answers: dict[AddrPort, AddrPort] = {}
-        self._mapped: AddrPort | None = None
+        self.mapped: AddrPort | None = None
+        """What the gateway opened for us."""
         self._round = 0
         self._is_looking = False
         self._has_finished = False
@@ -58,10 +59,15 @@ class Looker:
         """Ourselves, as the topology has us now."""
         return self._network.topology.host(self._name)
 
+    @property
+    def seen(self) -> tuple[AddrPort, ...]:
+        """What the servers answered last."""
+        return tuple(self._answers.values())
+
     def start(self) -> None:
         """Publish what is known without asking anybody, then look."""
         if self.host.allow_direct:
-            self._mapped = self._network.ask_port(self._name, self.host.port)
+            self.mapped = self._network.ask_port(self._name, self.host.port)
         self._say()
         self.look()
 
@@ -148,7 +154,7 @@ class Looker:
         facts = self._facts()
         if not host.allow_direct:
             return Found((), facts)
-        endpoints: list[AddrPort] = [self._mapped] if self._mapped else []
+        endpoints: list[AddrPort] = [self.mapped] if self.mapped else []
         endpoints += self._answers.values()
         if host.listen_port and facts.public_v4 is not None:
             endpoints.append(AddrPort(facts.public_v4.host, host.listen_port))
@@ -185,7 +191,7 @@ class Looker:
             return {"gateway_asked": True}
         known: dict[str, object] = {"gateway_asked": True, "port_mapping": frozenset(router.port_mapping)}
         if router.port_mapping:
-            known["port_mapped"] = self._mapped is not None
+            known["port_mapped"] = self.mapped is not None
         if public is not None:  # where UDP passes, hops can be counted
             chain = self._network.topology.chain(self._name)
             known["nat_layers"] = sum(one.nat is not None for one in chain)

@@ -19,7 +19,7 @@ def test_a_peer_has_its_address_for_ever() -> None:
     paths = StaticPaths({PEER: THERE})
     assert paths.upsert_peer(PEER, NO_DISCO, home=0, endpoints=[AddrPort("192.0.2.9", 1)], now=0.0) == []
     for now in (0.0, 1e6):
-        assert paths.route(PEER, now) == (Route(udp=THERE, derp=None), [])
+        assert paths.route(PEER, now) == (Route(udp=UdpPath(THERE), derp=None), [])
         assert paths.send_failed(UdpPath(THERE), now) == []
         assert paths.deadline() is None
     assert paths.path(PEER).kind is PathKind.DIRECT
