@@ -43,7 +43,7 @@ def situation_of(here: SimHost, there: SimHost) -> Situation:
         remote=remote,
         kind=status.kind,
         addr=status.addr,
-        socket=status.local,
+        socket=status.socket,
         region=status.region,
         latency=status.latency,
         wire_mtu=status.wire_mtu,
