@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...explain import attempts_of, reports_of
+from ...explain import attempts_of
 from ...verdict.fixes import Fix, FixCode, Where
 from ...verdict.situation import Region, RelayFacts, Situation
 from . import fixes
@@ -17,6 +17,8 @@ FIRST_LOOK = 1.5
 SEARCH = 25.0
 """Seconds that a search may take: birthday probing included."""
 SEND_INTERVAL = 0.25
+ANSWER = 3.0
+"""Seconds for the answer to a question: reports are not sent more often than every 2 s."""
 
 
 def search(topology: Topology, seed: int = 1, seconds: float = SEARCH) -> tuple[Lab, SimHost, SimHost]:
@@ -33,14 +35,15 @@ def search(topology: Topology, seed: int = 1, seconds: float = SEARCH) -> tuple[
 
 
 def situation_of(here: SimHost, there: SimHost) -> Situation:
-    """The situation as `here` sees it, with the report that `there` would send."""
-    topology = here.lab.network.topology
+    """The situation as `here` sees it, after asking `there` for its report."""
+    lab = here.lab
+    here.carry_out(here.magicsock.ask_report(there.key, lab.clock.now))
+    lab.run(ANSWER)
+    topology = lab.network.topology
     status = here.path(there)
-    local, _ = reports_of(status, here.facts)
-    remote, _ = reports_of(there.path(here), there.facts)
     return Situation(
-        local=local,
-        remote=remote,
+        local=status.local,
+        remote=status.remote,
         kind=status.kind,
         addr=status.addr,
         socket=status.socket,
@@ -50,7 +53,7 @@ def situation_of(here: SimHost, there: SimHost) -> Situation:
         attempts=attempts_of(status),
         published=there.endpoints,
         own=here.endpoints,
-        guessing=False,
+        birthday=status.birthday,
         relay=RelayFacts(
             has_stun=bool(topology.stun),
             regions=tuple(Region(one.number, f"region {one.number}", 2 * one.latency) for one in topology.regions),

@@ -17,4 +17,8 @@ __coder_api__ = 1
 def coder_commands() -> Sequence[CommandSpec]:
     from coder_agent.hooks.interfaces import CommandSpec
 
-    return [CommandSpec("ping", "Ping a workspace and say which path it took.", "coder_agent_diagnostics.cli:ping")]
+    here = "coder_agent_diagnostics"
+    return [
+        CommandSpec("ping", "Ping a workspace and say which path it took.", f"{here}.cli:ping"),
+        CommandSpec("matrix", "Show which pairs of networks get a direct path.", f"{here}.lab_cli:matrix", group="lab"),
+    ]
