@@ -69,6 +69,7 @@ class _Attempt:
 
     tried: set[Protocol] = field(default_factory=set)
     is_probed: bool = False
+    listens_until: float = 0.0
     step: Protocol | None = None
     ends: float = 0.0
     tries: list[float] = field(default_factory=list)
@@ -95,6 +96,7 @@ class MappingCore:
         self._address = ""
         self._wanted = 0
         self._is_suspect = False
+        self._is_late_welcome = False
         self._fruitless = 0
         self._retry_at: float | None = None
         self._checked = float("-inf")
@@ -219,8 +221,11 @@ class MappingCore:
 
     # ------------------------------------------------------------ an attempt
 
-    def _begin(self, now: float) -> list[Effect]:
-        self._attempt, self._retry_at = _Attempt(), None
+    def _begin(self, now: float, *, late: Protocol | None = None) -> list[Effect]:
+        """`late` answered after the attempt that asked had ended: it alone is tried, and nobody is looked for again."""
+        others = set(self._enabled) - {late} if late is not None else set()
+        self._attempt, self._retry_at = _Attempt(tried=others, is_probed=late is not None), None
+        self._is_late_welcome = late is None
         self.failures.clear()
         return self._next(now)
 
@@ -229,9 +234,19 @@ class MappingCore:
         attempt = self._attempt
         assert attempt is not None
         for protocol in self._order():
-            if protocol not in attempt.tried and now - self._seen.get(protocol, float("-inf")) <= TRUST:
+            if protocol not in attempt.tried and self._is_worth_asking(protocol, now):
                 return self._ask(attempt, protocol, now)
-        return self._give_up(now) if attempt.is_probed else self._probe(attempt, now)
+        if not attempt.is_probed:
+            return self._probe(attempt, now)
+        if now < attempt.listens_until and not attempt.answered.issuperset(self._enabled):
+            attempt.step, attempt.ends, attempt.tries = None, attempt.listens_until, []
+            return []
+        return self._give_up(now)
+
+    def _is_worth_asking(self, protocol: Protocol, now: float) -> bool:
+        is_holder = self.mapping is not None and self.mapping.protocol is protocol
+        has_looked = self._attempt is not None and self._attempt.is_probed
+        return (is_holder and not has_looked) or now - self._seen.get(protocol, float("-inf")) <= TRUST
 
     def _order(self) -> list[Protocol]:
         held = self.mapping.protocol if self.mapping is not None else None
@@ -240,7 +255,7 @@ class MappingCore:
     def _probe(self, attempt: _Attempt, now: float) -> list[Effect]:
         attempt.is_probed, attempt.step = True, None
         attempt.tried.clear()  # who answers now may have restarted since it did not
-        attempt.ends = now + PROBE_WAIT
+        attempt.ends = attempt.listens_until = now + PROBE_WAIT
         attempt.tries = [now + delay for delay in PROBE_TRIES]
         effects = self._repeat(attempt, now)
         if Protocol.UPNP in self._enabled and self.site is not None:
@@ -306,13 +321,11 @@ class MappingCore:
             self.mapping = None
             effects.append(Changed())
         self._is_suspect = False
+        wait = min(RETRY_MAX, (RETRY_REFUSED if self._seen else RETRY_SILENT) * 2.0 ** min(self._fruitless, 10))
+        self._fruitless += 1
         if self.mapping is not None:
-            left = self.mapping.expires_at - now
-            self._retry_at = now + max(MIN_LIFETIME / 2, left / 2)
-        else:
-            first = RETRY_REFUSED if self._seen else RETRY_SILENT
-            self._retry_at = now + min(RETRY_MAX, first * 2.0 ** min(self._fruitless, 10))
-            self._fruitless += 1
+            wait = max(MIN_LIFETIME / 2, min(wait, (self.mapping.expires_at - now) / 2))
+        self._retry_at = now + wait
         return effects
 
     # ------------------------------------------------------------ answers
@@ -352,7 +365,7 @@ class MappingCore:
         if event.address and event.address != self._address:
             effects += self._moved(event.address)
         if attempt is None:
-            return effects + (self._begin(now) if event.usable and self.mapping is None and self._retry_at else [])
+            return effects + (self._begin(now, late=protocol) if event.usable and self._is_late_welcome else [])
         attempt.answered.add(protocol)
         if attempt.step is None:
             return effects + (self._probe_over(now) if self._has_heard_enough(attempt) else [])
@@ -361,8 +374,9 @@ class MappingCore:
         return effects
 
     def _has_heard_enough(self, attempt: _Attempt) -> bool:
-        """The one that we would choose anyway has answered with a yes, or everybody has answered."""
-        return self._enabled[0] in self._seen.keys() & attempt.answered or attempt.answered.issuperset(self._enabled)
+        """The one that we would ask next has answered with a yes, or everybody has answered."""
+        best = next((protocol for protocol in self._enabled if protocol not in attempt.tried), None)
+        return attempt.answered.issuperset(self._enabled) or (best in self._seen and best in attempt.answered)
 
     def _moved(self, address: str) -> list[Effect]:
         """The gateway has another outside address; a NAT-PMP mapping moves with it."""
@@ -405,7 +419,7 @@ class MappingCore:
         self._wanted = external.port
         if protocol is not Protocol.UPNP:
             self._address = external.host
-        self._attempt, self._is_suspect, self._fruitless = None, False, 0
+        self._attempt, self._is_suspect, self._is_late_welcome, self._fruitless = None, False, False, 0
         self._retry_at = self.mapping.renew_at
         self.counters["renewed" if before == external else "mapped"] += 1
         return [Changed()] if before != external else []
