@@ -233,6 +233,15 @@ class Prober:
         self._refresh_asked_at = now
         return [EndpointsWanted("call-me-maybe")]
 
+    def call_back(self, peer: Peer, now: float) -> list[Effect]:
+        """Answer a call with one of ours, only if our NAT counts: nobody but us knows which ports it has just opened.
+
+        Otherwise nobody calls back, or two nodes would call each other for ever; here the interval forbids it.
+        """
+        if not next_mappings(self.facts) or peer.is_trusted(now) or now - peer.called_at < c.MIN_PING_INTERVAL:
+            return []
+        return self.call_me_maybe(peer, now)
+
     def _call_now(self, peer: Peer, now: float) -> list[Effect]:
         peer.call_due = None
         relay = peer.relay_path()

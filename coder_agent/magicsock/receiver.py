@@ -147,8 +147,8 @@ class Receiver:
             return [Dropped("call-me-maybe-flood")]
         peer.candidates.list_from_call(call.endpoints, now)
         effects = peer.announce(now, "candidate-gone") if peer.drop_lost_best() else []
-        # Without calling back, or two nodes would call each other for ever.
-        return effects + self._prober.full_ping(peer, now, call=False)
+        effects += self._prober.full_ping(peer, now, call=False)
+        return effects + self._prober.call_back(peer, now)
 
     # ------------------------------------------------------------ our own messages
 
