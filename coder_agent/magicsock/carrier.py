@@ -50,9 +50,10 @@ class Carrier:
         if best is None or not peer.is_trusted(now):
             return []
         effects: list[Effect] = []
-        if peer.doubt.is_due(flow, best.latency, now):
+        due = peer.quality.as_of_change(flow)
+        if peer.doubt.is_due(due, best.latency, now, direct=not peer.quality.relayed):
             effects += self.doubt(peer, now)
-        peer.doubt.hasten(flow, best.latency)
+        peer.doubt.hasten(due, best.latency)
         if not peer.data_region:
             peer.quality.forget()
         elif peer.quality.note(flow, best, relay_quality(peer), self._policy, now):

@@ -83,6 +83,8 @@ DIRECT_RETRY, DIRECT_RETRY_MAX = 5.0, 20.0
 """A direct path that lost is tried again after this, doubling: it wins back within 30 s."""
 RELAY_RETRY, RELAY_RETRY_MAX = 10.0, 300.0
 """A relay that lost likewise."""
+RELAY_PATIENCE = 1.0
+"""An answer by a relay that was chosen is missing after this: longer than a time-out of the TCP that carries it."""
 RELAY_MEMORY = 60.0
 """How long the speed of a relay that was good stays known while the direct path carries."""
 RELAY_PING_INTERVAL = 30.0

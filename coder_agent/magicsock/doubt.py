@@ -71,11 +71,11 @@ class Doubt:
 
     # ------------------------------------------------------------ reasons
 
-    def is_due(self, flow: Flow, latency: float, now: float) -> bool:
-        """Does the flow give reason to doubt now?"""
+    def is_due(self, flow: Flow, latency: float, now: float, *, direct: bool = True) -> bool:
+        """Does the flow give reason to doubt now? `direct` False: it goes by relay, where TCP makes pauses."""
         if self._late or self.since is not None:
             return False
-        return self._is_unanswered(flow, latency, now) or self._stopped_dead(latency, now)
+        return self._is_unanswered(flow, latency, now) or (direct and self._stopped_dead(latency, now))
 
     def hasten(self, flow: Flow, latency: float) -> None:
         """Do not wait for the next pulse if an answer will be missing before it."""

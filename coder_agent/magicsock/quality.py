@@ -44,7 +44,7 @@ class Quality:
     """The two ways to one peer. `relayed`: data goes by relay although a direct path works."""
 
     __slots__ = ("relayed", "changes", "direct", "relay", "_windows", "_last", "_last_at", "_settle_until",
-                 "_direct_retry", "_relay_retry", "_changed_at", "_backlog")  # fmt: skip
+                 "_direct_retry", "_relay_retry", "changed_at", "_backlog")  # fmt: skip
 
     def __init__(self) -> None:
         self.relayed = False
@@ -52,7 +52,7 @@ class Quality:
         self.direct = self.relay = UNKNOWN
         self._windows: deque[_Window] = deque(maxlen=c.QUALITY_WINDOWS)
         self._last: Flow | None = None
-        self._last_at = self._settle_until = self._changed_at = NEVER
+        self._last_at = self._settle_until = self.changed_at = NEVER
         self._direct_retry, self._relay_retry = c.DIRECT_RETRY, c.RELAY_RETRY
         self._backlog = False
 
@@ -93,6 +93,16 @@ class Quality:
             return False
         self._change(mine, flow, now)
         return True
+
+    def as_of_change(self, flow: Flow) -> Flow:
+        """The flow as it concerns the way now in use: what was asked by the former one is not missing by this one; and
+        a relay may stall as TCP does."""
+        since = flow.unanswered_since
+        return replace(
+            flow,
+            unanswered_since=since if since is None else max(since, self.changed_at),
+            patience=max(flow.patience, c.RELAY_PATIENCE) if self.relayed else flow.patience,
+        )
 
     def figures(self, best: PathQuality, relay: RelayQuality, now: float) -> tuple[PathQuality, RelayQuality]:
         """Both ways, as far as they were measured lately."""
@@ -148,13 +158,13 @@ class Quality:
             self._direct_retry = min(2 * self._direct_retry, c.DIRECT_RETRY_MAX)
         self.relayed = not self.relayed
         self.changes += 1
-        self._changed_at = now
+        self.changed_at = now
         self._windows.clear()
         self._settle_until = now + max(c.SETTLE, 3 * flow.rtt if flow is not None else 0.0)
 
     def _calm_down(self, now: float) -> None:
         """The present way has proven itself for a while: the next quarrel starts with short waits again."""
-        if now - self._changed_at > c.DIRECT_RETRY_MAX:
+        if now - self.changed_at > c.DIRECT_RETRY_MAX:
             if self.relayed:
                 self._relay_retry = c.RELAY_RETRY
             else:

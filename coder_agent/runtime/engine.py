@@ -363,6 +363,8 @@ class Engine:
             self._pathless.setdefault(peer, deque(maxlen=PATHLESS_BURSTS)).append(burst.copy())
             self.counters["kept-no-path"] += burst.count
             return
+        if route.derp is not None and route.udp is not None:
+            self.counters["sent-twice"] += burst.count
         if route.derp is not None and self.relay is not None:
             self._hand_over(self.relay, peer, burst, DerpPath(route.derp, peer), keep=True)
         if route.udp is not None and self.direct is not None:
