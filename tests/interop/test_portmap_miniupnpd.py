@@ -100,8 +100,8 @@ class House:
         for chain in ("miniupnpd", "prerouting_miniupnpd", "postrouting_miniupnpd"):
             self.router.run("nft", "flush", "chain", "inet", "filter", chain)
 
-    def start_node(self, protocols: str, lifetime: int = 7200) -> Program:
-        command = (sys.executable, str(NODE), protocols, str(lifetime))
+    def start_node(self, protocols: str, lifetime: int = 7200, *more: str) -> Program:
+        command = (sys.executable, str(NODE), protocols, str(lifetime), *more)
         return self.exits.enter_context(run_program(*command, host=self.home))
 
     def forwards(self) -> list[str]:
@@ -114,9 +114,9 @@ class House:
         code = "import socket,sys;socket.socket(2,2).sendto(sys.argv[3].encode(),(sys.argv[1],int(sys.argv[2])))"
         self.outside.run(sys.executable, "-c", code, host, port, text)
 
-    def map(self, protocols: str = "pmp,pcp,upnp", lifetime: int = 7200) -> tuple[Program, str]:
+    def map(self, protocols: str = "pmp,pcp,upnp", lifetime: int = 7200, *more: str) -> tuple[Program, str]:
         """A node, and the address that it publishes once its port is open."""
-        node = self.start_node(protocols, lifetime)
+        node = self.start_node(protocols, lifetime, *more)
         address: str = node.event("published")["addresses"][0]
         return node, address
 
@@ -146,7 +146,7 @@ def device_of(host: Host, address: str) -> str:
 @pytest.mark.parametrize("protocols", ["pmp", "pcp", "upnp", "pmp,pcp,upnp"])
 def test_a_datagram_from_outside_comes_in_and_the_rule_goes_with_the_node(house: House, protocols: str) -> None:
     house.start_daemon("enable_natpmp=yes", "enable_upnp=yes")
-    node, address = house.map(protocols)
+    node, address = house.map(protocols, 7200, "probe")
     assert node.event("probe") == {"event": "probe", "gateway": "192.168.7.1", "found": ["pcp", "pmp", "upnp"]}
     port = node.event("port")["port"]
     assert address == f"45.67.89.1:{port}"  # our own port is asked for, and was free

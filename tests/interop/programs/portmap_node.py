@@ -1,6 +1,6 @@
 """The port mapping source in a process of its own, with a UDP socket in the place of the data socket.
 
-    portmap_node.py PROTOCOLS LIFETIME    PROTOCOLS: of pmp,pcp,upnp
+    portmap_node.py PROTOCOLS LIFETIME [probe]    PROTOCOLS: of pmp,pcp,upnp
 
 Prints its log, and JSON lines: ``port`` (the data socket's), ``published`` (the addresses on offer), ``facts``,
 ``datagram`` (what came to the data socket, and from where) and ``released`` at the end, which SIGTERM brings.
@@ -24,6 +24,10 @@ from coder_agent_nat_traversal.portmap_probe import probe_gateway
 from coder_agent.base.nat_facts import NatFacts
 from coder_agent.hooks import Candidate, CandidateContext
 from coder_agent.protocols.portmap.values import Protocol
+
+
+PROBE_TIMEOUT = 10.0
+"""Seconds: the probe returns once all have answered, and the machine of the tests may be busy."""
 
 
 def tell(event: str, **facts: Any) -> None:
@@ -73,14 +77,16 @@ async def hear(data: socket.socket) -> None:
         tell("datagram", text=text.decode(), source=f"{source[0]}:{source[1]}")
 
 
-async def main(names: str, lifetime: str) -> None:
+async def main(names: str, lifetime: str, is_probing: bool) -> None:
     """Run until SIGTERM."""
     data = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     data.setblocking(False)
     data.bind(("", 0))
     tell("port", port=data.getsockname()[1])
-    gateway = await find_gateway()
-    tell("probe", gateway=gateway.address if gateway else None, found=sorted(await probe_gateway()))
+    if is_probing:
+        gateway = await find_gateway()
+        found = await probe_gateway(timeout=PROBE_TIMEOUT)
+        tell("probe", gateway=gateway.address if gateway else None, found=sorted(found))
     source = PortMapSource(frozenset(Protocol(name) for name in names.split(",")), lifetime=int(lifetime))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(hear, data)
@@ -93,4 +99,4 @@ async def main(names: str, lifetime: str) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.DEBUG, stream=sys.stdout, format="%(message)s")
-    anyio.run(main, sys.argv[1], sys.argv[2])
+    anyio.run(main, sys.argv[1], sys.argv[2], sys.argv[3:] == ["probe"])
