@@ -25,7 +25,6 @@ from coder_agent.base.nat_facts import NatFacts
 from coder_agent.hooks import Candidate, CandidateContext
 from coder_agent.protocols.portmap.values import Protocol
 
-
 PROBE_TIMEOUT = 10.0
 """Seconds: the probe returns once all have answered, and the machine of the tests may be busy."""
 
