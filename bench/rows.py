@@ -74,6 +74,9 @@ BARS: dict[tuple[str, str], Bar] = {
     ("agent_idle", "% CPU"): Bar("< 0.5 %", _at_most(0.5)),
     ("netcheck_time", "s healthy"): Bar("≤ 1.5 s", _at_most(1.5)),
     ("netcheck_time", "s blocked"): Bar("≤ 5 s", _at_most(5)),
+    ("matrix", "% direct"): Bar("100 % of permitted", _at_least(100)),
+    ("matrix", "s easy-easy"): Bar("≤ 1 s, 50 ms RTT", _at_most(1.0)),
+    ("matrix", "s LAN"): Bar("≤ 0.3 s", _at_most(0.3)),
     ("bulk_integrity", "GB intact"): Bar("all of 8 × 1 GB", lambda row: row.ours >= 1),
 }
 """By id and unit: an id may have a row for each of two things."""

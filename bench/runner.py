@@ -16,7 +16,7 @@ from pathlib import Path
 
 from coder_agent.testing import netns
 
-from . import direct, footprint, integrity, latency, netcheck, relayed
+from . import direct, footprint, integrity, latency, matrix, netcheck, relayed
 from .place import Place, Unavailable
 from .rows import Row, heading, shown
 
@@ -44,6 +44,7 @@ BENCHMARKS: Mapping[tuple[str, ...], Measure] = {
     ("cli_start",): footprint.cli_start,
     ("agent_idle",): footprint.agent_idle,
     ("netcheck_time",): netcheck.duration,
+    ("matrix",): matrix.grid,
     ("bulk_integrity",): integrity.bulk,
 }
 """Ids that are measured together, in the order of the table."""

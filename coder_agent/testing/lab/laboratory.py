@@ -31,7 +31,7 @@ class Lab:
         self.network = Network(topology, self.clock)
         self.hosts = [SimHost(self, host.name) for host in topology.hosts]
         self._by_key = {host.key: host for host in self.hosts}
-        self._told: dict[SimHost, set[SimHost]] = {}
+        self._told: dict[SimHost, dict[SimHost, None]] = {}
 
     @property
     def now(self) -> float:
@@ -72,7 +72,7 @@ class Lab:
                 if other is not host:
                     host.meet(other, None if endpoints else ())
                     if endpoints:
-                        self._told.setdefault(other, set()).add(host)
+                        self._told.setdefault(other, {})[host] = None
 
     def announce(self, host: SimHost) -> None:
         """A host has published endpoints: those who know it hear of them."""
