@@ -100,9 +100,10 @@ def parse_route_print(text: str) -> str | None:
 
 def _address(text: str) -> str | None:
     try:
-        return str(IPv4Address(text))
+        address = IPv4Address(text)
     except ValueError:
         return None
+    return None if address.is_unspecified else str(address)
 
 
 async def _default_route() -> str | None:
