@@ -1,11 +1,36 @@
-"""Why does a node's path to a peer look as it does? Joins what the cores know into a `verdict.Situation`."""
+"""Why is a node's path to a peer what it is? Joins what core, relay map and coordinator know, and asks `verdict`.
+
+verdict = explain(node, peer.key)
+verdict = await explain_after_asking(node, peer.key)  # the peer's own account included, if it tells
+"""
 
 from __future__ import annotations
 
-from .base.nat_facts import NatFacts, PathReport
-from .base.paths import PathKind
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import anyio
+
+from .base.derp_map import DerpMap
+from .base.keys import NodePublic
+from .base.path_rules import PathRules
+from .hooks.events import PathExplained
 from .magicsock.status import PathStatus
-from .verdict.situation import Attempt
+from .verdict.judge import judge
+from .verdict.situation import Attempt, Region, RelayFacts, Situation, Verdict
+
+if TYPE_CHECKING:
+    from .node import TailnetNode
+
+ASK_TIMEOUT = 1.5
+"""Seconds that a peer's report is waited for: a round trip through a distant relay takes a third of it."""
+ASK_POLL = 0.02
+WATCH_INTERVAL = 5.0
+"""Seconds between looks at paths that did not change: a search ends without an event."""
+WATCH_PAUSE = 0.25
+"""Seconds between two looks at least, however often paths change."""
+DEPLOYMENT = "the deployment"
+"""How rules of the server begin to say whose they are (`PathRules.set_by`)."""
 
 
 def attempts_of(status: PathStatus) -> tuple[Attempt, ...]:
@@ -16,17 +41,127 @@ def attempts_of(status: PathStatus) -> tuple[Attempt, ...]:
     )
 
 
-def reports_of(status: PathStatus, facts: NatFacts) -> tuple[PathReport, PathReport | None]:
-    """Our report about a path, and the peer's if it has told."""
-    candidates = status.candidates
-    seen = tuple(one.addr for one in candidates if "ping" in one.sources)
-    local = PathReport(
-        facts=facts,
-        sent=sum(one.sent for one in candidates),
-        answered=sum(one.answered for one in candidates),
-        seen=len(seen),
-        tried=tuple(one.addr for one in candidates if one.sent),
-        seen_from=seen[-8:],
-        is_direct=status.kind is PathKind.DIRECT,
+def has_stun(derp_map: DerpMap) -> bool:
+    """Does some node of the map answer STUN? (A negative port says that it does not.)"""
+    return any(node.stun_port >= 0 for region in derp_map.regions.values() for node in region.nodes)
+
+
+def relay_facts(
+    derp_map: DerpMap,
+    *,
+    latency: Mapping[str, float],
+    home_here: int = 0,
+    home_there: int = 0,
+    connected: bool | None = None,
+) -> RelayFacts:
+    """The relay map as evidence; `latency` as in `Node.derp_latency`."""
+    return RelayFacts(
+        has_stun=has_stun(derp_map),
+        regions=tuple(
+            Region(number, region.region_name or region.region_code, _best(latency, number))
+            for number, region in sorted(derp_map.regions.items())
+        ),
+        home_here=home_here,
+        home_there=home_there,
+        connected=connected,
     )
-    return local, None
+
+
+def _best(latency: Mapping[str, float], region: int) -> float | None:
+    return min((latency[key] for key in (f"{region}-v4", f"{region}-v6") if key in latency), default=None)
+
+
+def _rules(rules: PathRules) -> tuple[PathRules, PathRules]:
+    """The rules in force as those of this end and those of the deployment: whose they are they say themselves."""
+    return (PathRules(), rules) if rules.set_by.startswith(DEPLOYMENT) else (rules, PathRules())
+
+
+def situation_of(node: TailnetNode, key: NodePublic) -> Situation:
+    """Everything that `node` knows about its path to a peer."""
+    status = node.path(key)
+    peer = next((one for one in node.peers if one.key == key), None)
+    ourselves = node.self_node()
+    relay = node.engine.relay
+    here, deployment = _rules(status.rules)
+    since = status.searching_since
+    return Situation(
+        local=status.local,
+        remote=status.remote,
+        kind=status.kind,
+        addr=status.addr,
+        socket=status.socket,
+        region=status.region,
+        latency=status.latency,
+        wire_mtu=status.wire_mtu,
+        attempts=attempts_of(status),
+        published=peer.endpoints if peer is not None else (),
+        own=ourselves.endpoints,
+        relay=relay_facts(
+            node.derp_map,
+            latency=ourselves.derp_latency,
+            home_here=node.home,
+            home_there=peer.preferred_derp if peer is not None else 0,
+            connected=relay.connected(status.region) if relay is not None and status.region else None,
+        ),
+        rules_here=here,
+        rules_deployment=deployment,
+        searching=None if since is None else node.engine.now() - since,
+        birthday=status.birthday,
+        peer_known=peer is not None,
+    )
+
+
+def explain(node: TailnetNode, key: NodePublic, there: str = "the workspace") -> Verdict:
+    """The verdict from what is known now. `there` names the peer in the texts."""
+    return judge(situation_of(node, key), there)
+
+
+async def ask(node: TailnetNode, key: NodePublic, *, timeout: float = ASK_TIMEOUT) -> bool:
+    """Ask a peer for its report and wait for it, at most `timeout` seconds. False: it told nothing, as stock peers do.
+
+    What it told before is used meanwhile; a report that is as good as the last one is not waited for.
+    """
+    engine = node.engine
+    before = node.path(key).remote
+    engine.apply(engine.magicsock.ask_report(key, engine.now()))
+    with anyio.move_on_after(timeout if before is None else timeout / 3):
+        while node.path(key).remote is before:  # noqa: ASYNC110  (for a person; the core has no event for reports)
+            await anyio.sleep(ASK_POLL)
+    return node.path(key).remote is not None
+
+
+async def explain_after_asking(
+    node: TailnetNode, key: NodePublic, there: str = "the workspace", *, timeout: float = ASK_TIMEOUT
+) -> Verdict:
+    """The verdict with the peer's newest account of itself, if it gives one in time."""
+    await ask(node, key, timeout=timeout)
+    return explain(node, key, there)
+
+
+async def watch_verdicts(node: TailnetNode) -> None:
+    """Tell observers (`PathExplained`) when the verdict about an active peer changes, until cancelled.
+
+    Direct paths are judged once: there is nothing to find out about them while they stay.
+    """
+    told: dict[NodePublic, tuple[str, str]] = {}
+    while True:
+        with anyio.move_on_after(WATCH_INTERVAL):
+            await node.wait_any_path()
+        peers = [peer.key for peer in node.peers]
+        for gone in told.keys() - set(peers):
+            del told[gone]
+        for key in peers:
+            _tell(node, key, told)
+        await anyio.sleep(WATCH_PAUSE)
+
+
+def _tell(node: TailnetNode, key: NodePublic, told: dict[NodePublic, tuple[str, str]]) -> None:
+    status = node.path(key)
+    last = told.get(key)
+    if not status.active or (last is not None and last[1] and last[1] == str(status.addr or "")):
+        return
+    verdict = explain(node, key, "the peer")
+    if last is None or last[0] != verdict.code:
+        fixes = tuple(remedy.text for remedy in verdict.fixes)
+        node.emit(PathExplained(key, verdict.code.value, verdict.summary, fixes))
+    told[key] = (verdict.code.value, str(status.addr or "") if verdict.code.is_direct else "")

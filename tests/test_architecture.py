@@ -35,7 +35,7 @@ def room(may: str, why: str, banned: frozenset[str] = frozenset()) -> Room:
 
 PURE = "a core takes bytes, `now` and `rng` and returns what to do: so it is tested without a network or a clock"
 CORES = "errors base protocols magicsock coordination verdict"
-ROOTS = "node explain peers compose agent client api blocking rpc workspace_name directory"
+ROOTS = "node explain peers compose agent agent_api path_reports client api blocking rpc workspace_name directory"
 
 ROOMS: dict[str, Room] = {
     "errors": room("", "the error tree is below everything"),
@@ -52,11 +52,13 @@ ROOMS: dict[str, Room] = {
     "directory": room(
         "errors runtime.http workspace_name", "what the server says of workspaces, for client and commands"
     ),
-    "node": room(f"{CORES} hooks runtime __version__", "the public face of the runtime"),
-    "explain": room("errors base magicsock verdict", "what the cores know of a path, as a verdict wants it"),
+    "node": room(f"{CORES} hooks runtime explain __version__", "the public face of the runtime"),
+    "explain": room("errors base magicsock verdict hooks node", "what the cores know of a path, as a verdict wants it"),
     "peers": room("errors base coordination node", "what a coordinator says, told to a node"),
     "compose": room("errors hooks node", "plugins and settings in, a node's configuration out"),
     "agent": room(f"{CORES} hooks runtime {ROOTS} __version__", "a composition root"),
+    "agent_api": room("errors base hooks runtime.http", "our own requests beside Coder's protocol"),
+    "path_reports": room(f"errors base verdict hooks {ROOTS}", "a node's paths, told to its server"),
     "client": room(f"{CORES} hooks runtime {ROOTS} __version__", "a composition root"),
     "api": room(f"errors base hooks {ROOTS} cli.context", "one call: the user's configuration is the command line's"),
     "blocking": room(f"{CORES} runtime.streams {ROOTS}", "the client again, for code without an event loop"),
@@ -71,10 +73,13 @@ ROOMS: dict[str, Room] = {
 }
 """What a room may import from the core: rooms, or single modules of a room."""
 
-FOR_PLUGINS = "errors base protocols verdict hooks node rpc http client api workspace_name cli __version__ hookimpl connect"
+FOR_PLUGINS = (
+    "errors base protocols verdict hooks node explain rpc http client api workspace_name cli __version__ hookimpl connect"
+)
 PLUGINS_WHY = "what plugins may import is what we keep stable; runtime is not, and plugins must be removable one by one"
 PLUGINS_EXTRA = {
     "server": "coordination",  # the coordinator's only host
+    "diagnostics": "testing",  # `coder lab` runs the simulated network that ships with the core
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .events import ControlChanged, Event, EventSink, PathChanged, PeerChanged, RelayChanged
+from .events import ControlChanged, Event, EventSink, PathChanged, PathExplained, PeerChanged, RelayChanged
 from .interfaces import (
     API_VERSION,
     AgentService,
@@ -69,6 +69,7 @@ __all__ = [
     "Event",
     "EventSink",
     "PathChanged",
+    "PathExplained",
     "PeerChanged",
     "RelayChanged",
     # what a composition root needs

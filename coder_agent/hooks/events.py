@@ -23,6 +23,17 @@ class PathChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class PathExplained:
+    """The verdict about a peer's path changed. `code` is one of verdict/causes.py, `summary` its sentence; each text of
+    `fixes` says what would make the path direct."""
+
+    peer: NodePublic
+    code: str
+    summary: str
+    fixes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class PeerChanged:
     """A peer appeared, was updated, lost its coordinator, or went. `change`: added | updated | lost | removed."""
 
@@ -47,7 +58,7 @@ class ControlChanged:
     reason: str = ""
 
 
-Event = PathChanged | PeerChanged | RelayChanged | ControlChanged
+Event = PathChanged | PathExplained | PeerChanged | RelayChanged | ControlChanged
 
 
 class EventSink(Protocol):

@@ -89,6 +89,7 @@ def report_from_document(document: object, where: str = "report") -> PathReport:
         tried=fields.addrs("tried"),
         seen_from=fields.addrs("seen_from"),
         is_direct=fields.flag("is_direct"),
+        too_small=fields.flag("too_small"),
     )
 
 
@@ -122,7 +123,6 @@ def situation_from_document(document: object, where: str = "situation") -> Situa
         rules_deployment=_rules(fields.get("rules_deployment") or {}, f"{where}.rules_deployment"),
         searching=fields.real("searching"),
         birthday=fields.flag("birthday"),
-        guessing=fields.flag("guessing", True),
         peer_known=fields.flag("peer_known", True),
     )
 

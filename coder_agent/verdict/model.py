@@ -1,7 +1,7 @@
 """Which networks are direct: the rules of NAT traversal as one function of two ends, unknowns counted as adverse.
 
 A fix is promised only if the network with the fix is direct whatever the unknowns are. So this model errs on one side:
-what it calls direct is direct; what it does not may be, with luck (a sequential allocator, a forgotten forward).
+what it calls direct is direct; what it does not may be, with luck (birthday probing, a forgotten port forward).
 """
 
 from __future__ import annotations
@@ -51,8 +51,7 @@ class Net:
     """Both ends and what lies between.
 
     `behind_one_nat`: packets between them must be turned back by a common router (`hairpin`: it does). `fits`: the path
-    carries full-size packets. `passes`: nothing drops what is sent to peers. `guesses`: ports of a varying NAT are
-    found by trying.
+    carries full-size packets. `passes`: nothing drops what is sent to peers.
     """
 
     here: End
@@ -62,7 +61,6 @@ class Net:
     hairpin: bool = False
     fits: bool = True
     passes: bool = True
-    guesses: bool = False
 
     def end(self, where: Where) -> End:
         """One of the ends."""
@@ -88,8 +86,7 @@ def is_direct(net: Net) -> bool:
         return False
     if any(end.mapped for end in ends):
         return True
-    varies = [end.varies for end in ends]
-    return varies == [False, False] or (net.guesses and False in varies)
+    return all(end.varies is False for end in ends)
 
 
 def apply(net: Net, code: FixCode, where: Where) -> Net:
@@ -140,12 +137,10 @@ def net_of(situation: Situation) -> Net:
         stun=situation.relay.has_stun,
         behind_one_nat=shares_nat(situation),
         fits=not only_small_packets_pass(situation) or not (here.fits and there.fits),
-        guesses=situation.guessing and situation.remote is not None,
     )
     if not all(end.allowed and end.udp and end.fits for end in (here, there)) or not net.fits:
         return net  # nothing could be tried, so nothing is refuted
-    searched = replace(net, guesses=False)
-    return replace(searched, passes=not is_direct(searched))
+    return replace(net, passes=not is_direct(net))
 
 
 def _end(report: PathReport | None, rules: PathRules, deployment: PathRules, published: tuple[AddrPort, ...]) -> End:
@@ -206,6 +201,6 @@ def is_public(endpoints: tuple[AddrPort, ...]) -> bool:
 
 
 def only_small_packets_pass(situation: Situation) -> bool:
-    """Did some address answer small pings, and none full-size ones?"""
-    proven = [attempt.wire_mtu for attempt in situation.attempts if attempt.answered]
-    return bool(proven) and max(proven) < FULL_PACKET
+    """Did some address of either end answer small pings, and no full-size ones?"""
+    remote = situation.remote
+    return situation.local.too_small or (remote is not None and remote.too_small)

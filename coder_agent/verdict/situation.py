@@ -55,9 +55,9 @@ class Situation:
 
     `remote` None: the peer told nothing (a stock peer, or not yet). `socket`: our socket that the direct path uses,
     0 = the main one. `searching`: seconds since the search for a direct path began, None = not searching.
-    `birthday`: birthday probing runs now; `guessing` False: it is switched off. `peer_known` False: the coordinator
-    names no such peer any more. `published`: the endpoints that the peer publishes, `own` ours. `rules_*`: those set
-    at either end and for the deployment. Units: `latency` in seconds, `wire_mtu` in bytes.
+    `birthday`: birthday probing runs now. `peer_known` False: the coordinator names no such peer any more.
+    `published`: the endpoints that the peer publishes, `own` ours. `rules_*`: those set at either end and for the
+    deployment. Units: `latency` in seconds, `wire_mtu` in bytes.
     """
 
     local: PathReport = field(default_factory=PathReport)
@@ -77,7 +77,6 @@ class Situation:
     rules_deployment: PathRules = field(default_factory=PathRules)
     searching: float | None = None
     birthday: bool = False
-    guessing: bool = True
     peer_known: bool = True
 
 

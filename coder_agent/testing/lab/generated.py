@@ -65,6 +65,8 @@ def generated(seed: int) -> Topology:
         (a, routers_a), (b, routers_b) = _end(random, "a", NATS), _end(random, "b", NATS)
         topology = Topology((a, b), routers_a + routers_b)
     topology = _families(random, topology)
+    if random.random() < 0.5:  # at one end will do: it takes both
+        topology = topology.with_host(random.choice("ab"), lambda host: replace(host, birthday=False))
     for side in "ab":
         topology = _something_wrong(random, topology, side)
     stun = STUN_SERVERS if random.random() < 0.92 else ()

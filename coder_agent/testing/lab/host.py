@@ -95,7 +95,7 @@ class SimHost:
         self.home = spec.home
         self.key = NodePrivate.generate(lab.clock.rng).public()
         self.disco = DiscoPrivate.generate(lab.clock.rng)
-        self.magicsock = Magicsock(self.key, self.disco, rng=lab.clock.rng)
+        self.magicsock = Magicsock(self.key, self.disco, rng=lab.clock.rng, birthday=spec.birthday)
         self.magicsock.set_home(self.home)
         self.sockets = Sockets(spec.port)
         self.found = Found((), NatFacts())

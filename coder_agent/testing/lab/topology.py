@@ -161,7 +161,8 @@ class Host:
 
     `listen_port`: the fixed UDP port that its user asked for, 0 = none: then the main socket has `DEFAULT_PORT`.
     `static`: endpoints from its configuration. `home`: its relay region. `allow_direct` False: a rule, quoted as
-    `direct_rule`, forbids direct paths. `asks_stun` False: it does not use STUN at all.
+    `direct_rule`, forbids direct paths. `asks_stun` False: it does not use STUN at all. `birthday` False: no
+    ports are guessed.
     """
 
     name: str
@@ -173,6 +174,7 @@ class Host:
     allow_direct: bool = True
     direct_rule: str = ""
     asks_stun: bool = True
+    birthday: bool = True
 
     @property
     def port(self) -> int:

@@ -58,6 +58,7 @@ reports = st.builds(
     tried=st.tuples(addrs),
     seen_from=st.tuples(addrs),
     is_direct=st.booleans(),
+    too_small=st.booleans(),
 )
 rules = st.builds(PathRules, direct=st.sampled_from(DirectRule), prefer_region=counts, ipv6=st.booleans(), set_by=texts)
 situations = st.builds(
@@ -87,7 +88,6 @@ situations = st.builds(
     rules_deployment=rules,
     searching=seconds,
     birthday=st.booleans(),
-    guessing=st.booleans(),
     peer_known=st.booleans(),
 )
 verdicts = st.builds(
