@@ -37,6 +37,19 @@ class Tls:
     certificate: Path
     key: Path
 
+    @classmethod
+    def issue(cls, folder: Path, address: str) -> Tls:
+        """A new authority and a certificate for an address."""
+        import trustme  # of the development tools, not of the product
+
+        authority = trustme.CA()
+        issued = authority.issue_cert(address)
+        tls = cls(folder / "authority.pem", folder / "certificate.pem", folder / "key.pem")
+        authority.cert_pem.write_to_path(tls.authority)
+        issued.cert_chain_pems[0].write_to_path(tls.certificate)
+        issued.private_key_pem.write_to_path(tls.key)
+        return tls
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -97,14 +110,15 @@ class OutsideDeployment:
         *,
         agent_flags: Sequence[str] = (),
         run_flags: Sequence[str] = (),
-        relayed: bool = False,
+        user_flags: Sequence[str] = (),
     ) -> Iterator[Cell]:
-        """An agent and a user; they end with the block. `run_flags` are those of ``coder-agent run``."""
+        """An agent and a user; they end with the block. `run_flags` are those of ``coder-agent run``, `user_flags` of
+        netns_seeker.py."""
         workspace = self.place.create(f"cell{next(self._names)}")
         cell = Cell(self, workspace, agent, user)
         try:
             cell.start_agent(*agent_flags, run_flags=run_flags)
-            cell.start_user(*(["--relayed"] if relayed else []))
+            cell.start_user(*user_flags)
             yield cell
         finally:
             cell.stop()
@@ -179,6 +193,10 @@ class Cell:
             return float(times[0]) if times else None
 
         return until(f"an answer by a {kind} path", look, timeout)
+
+    def wait_answers(self, count: int, timeout: float = 30) -> None:
+        """Until the user has heard so many answers through the tunnel."""
+        until(f"{count} answers", lambda: len(self.user.events("pong")) >= count, timeout)
 
     def evidence(self) -> dict[str, Any]:
         """End the user, who tells what it tried."""

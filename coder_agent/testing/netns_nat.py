@@ -111,7 +111,8 @@ _UPNP = [
     "  chain mapped { type nat hook prerouting priority dstnat; jump prerouting_miniupnpd; }",
     "}",
 ]
-"""The chains that miniupnpd fills. What it maps comes in by its prerouting chain and passes ours as `ct status dnat`."""
+"""The chains that miniupnpd fills. What it maps comes in by its prerouting chain, and passes ours as `ct status dnat`
+is accepted."""
 _REMEMBER = 'iifname "lan*" oifname "wan" meta nfproto ipv4 meta l4proto udp update'
 
 

@@ -3,8 +3,10 @@
     python -m coder_agent.testing.netns_seeker WORKSPACE
 
 Waits for the workspace's agent to be connected, however long. Events (a line of JSON each): ``connected`` {after},
-``path`` {kind, addr, region, after}, and after SIGTERM ``evidence`` {candidates}. `after`: seconds since the connection
-was begun. With ``--relayed`` direct connections are disabled, as by ``--disable-direct-connections``.
+``path`` {kind, addr, region, after, at}, ``pong`` {kind, took, at}, ``silence``, and after SIGTERM ``evidence``: every
+candidate, the endpoints that the server names for the agent (`theirs`) and those that we publish (`own`). `after`:
+seconds since the connection was begun. With ``--relayed`` direct connections are disabled, as by
+``--disable-direct-connections``; ``--talk`` is the time between pings.
 """
 
 from __future__ import annotations
@@ -21,13 +23,13 @@ from ..errors import CoderAgentError, PeerUnreachable
 from .node_program import say
 
 TALK = 0.2
-"""Seconds between pings through the tunnel: what a path is looked for."""
+"""Seconds between pings through the tunnel, which a path is looked for."""
 LOOK = 0.02
 """Seconds between two looks at the path."""
 RETRY = 0.1
 
 
-async def main(workspace: str, direct: bool) -> None:
+async def main(workspace: str, direct: bool, talk: float) -> None:
     """Connect and talk until SIGTERM."""
     with anyio.open_signal_receiver(signal.SIGTERM) as signals:
         while True:
@@ -36,7 +38,7 @@ async def main(workspace: str, direct: bool) -> None:
                 async with connect(workspace, direct=direct) as opened, anyio.create_task_group() as tasks:
                     say("connected", after=round(time.monotonic() - began, 3))
                     tasks.start_soon(_watch, opened, began)
-                    tasks.start_soon(_talk, opened)
+                    tasks.start_soon(_talk, opened, talk)
                     async for _ in signals:
                         break
                     tasks.cancel_scope.cancel()
@@ -70,14 +72,16 @@ async def _watch(workspace: Workspace, began: float) -> None:
         await anyio.sleep(LOOK)
 
 
-async def _talk(workspace: Workspace) -> None:
+async def _talk(workspace: Workspace, pause: float) -> None:
     while True:
+        began = time.monotonic()
         try:
             await workspace.ping_tunnel(timeout=1)
-            say("pong", kind=workspace.path().kind.value, at=time.monotonic())
+            now = time.monotonic()
+            say("pong", kind=workspace.path().kind.value, took=round(now - began, 3), at=now)
         except PeerUnreachable:
             say("silence", at=time.monotonic())
-        await anyio.sleep(TALK)
+        await anyio.sleep(pause)
 
 
 def _tell_evidence(workspace: Workspace) -> None:
@@ -86,12 +90,15 @@ def _tell_evidence(workspace: Workspace) -> None:
         {"addr": str(one.addr), "sources": one.sources, "sent": one.sent, "answered": one.answered, "why": one.why_not}
         for one in status.candidates
     ]
-    say("evidence", kind=status.kind.value, candidates=candidates)
+    theirs = [str(e) for peer in workspace.node.peers if peer.key == workspace.key for e in peer.endpoints]
+    own = [str(endpoint) for endpoint in workspace.node.self_node().endpoints]
+    say("evidence", kind=status.kind.value, candidates=candidates, theirs=theirs, own=own)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("workspace")
     parser.add_argument("--relayed", action="store_true")
+    parser.add_argument("--talk", type=float, default=TALK)
     wanted = parser.parse_args()
-    anyio.run(main, wanted.workspace, not wanted.relayed)
+    anyio.run(main, wanted.workspace, not wanted.relayed, wanted.talk)

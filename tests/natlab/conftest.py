@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import trustme
 
 from coder_agent.testing.netns import Host, Lab, unavailable
 from coder_agent.testing.netns_deployment import Found, OutsideDeployment, Tls
@@ -45,20 +44,9 @@ def deployment(
 ) -> Iterator[OutsideDeployment]:
     """A server that all cells of a module share."""
     folder = tmp_path_factory.mktemp("natlab")
-    with OutsideDeployment(folder, outside_host, make_tls(folder, outside_host.address4)) as outside:
+    with OutsideDeployment(folder, outside_host, Tls.issue(folder, outside_host.address4)) as outside:
         outside.start()
         yield outside
-
-
-def make_tls(folder: Path, address: str) -> Tls:
-    """An authority and a certificate for an address."""
-    authority = trustme.CA()
-    issued = authority.issue_cert(address)
-    tls = Tls(folder / "authority.pem", folder / "certificate.pem", folder / "key.pem")
-    authority.cert_pem.write_to_path(tls.authority)
-    issued.cert_chain_pems[0].write_to_path(tls.certificate)
-    issued.private_key_pem.write_to_path(tls.key)
-    return tls
 
 
 # ---------------------------------------------------------------- the summary
