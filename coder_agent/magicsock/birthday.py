@@ -220,7 +220,8 @@ class Birthday:
         hunt.failures = 0 if won else hunt.failures + 1
         if hunt.is_guessing:
             return []
-        effects = self._close(peer, keep={peer.best.local} if peer.best is not None else ())
+        # Two doors may have been found at once, and the peer may prefer the other one: who was reached stays for now.
+        effects = self._close(peer, keep={one.path.local for one in peer.candidates})
         relay = peer.relay_path()
         if relay is not None:
             effects += self._prober.say(peer, relay, disco.GuessMyPort(hunt.attempt, 0, stop=True).encode())

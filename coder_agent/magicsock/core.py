@@ -190,6 +190,12 @@ class Magicsock:
             self._schedule(peer)
         return self._count(effects)
 
+    def set_birthday(self, enabled: bool) -> list[Effect]:
+        """Allow or forbid guessing ports, for ourselves and when peers ask for it. Forbidding ends what is on."""
+        birthday = self._search.birthday
+        birthday.enabled = enabled
+        return [] if enabled else [effect for peer in self._peers for effect in birthday.stop(peer)]
+
     def rebound(self, now: float) -> list[Effect]:
         """The sockets were reopened or the link changed: nothing that was learnt about direct paths holds any more."""
         self._prober.invalidate_endpoints(now)

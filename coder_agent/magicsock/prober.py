@@ -248,7 +248,8 @@ class Prober:
         if relay is None or not peer.can_probe:
             return []
         peer.called_at = now
-        endpoints = dict.fromkeys(filter(peer.rules.permits, (*self._endpoints, *next_mappings(self.facts))))
+        predicted = next_mappings(self.facts, crossing=self._node_key.raw > peer.key.raw)
+        endpoints = dict.fromkeys(filter(peer.rules.permits, (*self._endpoints, *predicted)))
         return self.say(peer, relay, disco.CallMeMaybe(tuple(endpoints)[: c.MAX_LISTED_ENDPOINTS]).encode())
 
     def expire_call(self, peer: Peer, now: float) -> list[Effect]:

@@ -237,7 +237,13 @@ def test_heartbeats_are_padded_too() -> None:
     world = World(LAN)
     world.go_direct()
     sizes = [len(one.data) for _, one in world.advance(T0 + 6.0) if isinstance(one, SendRaw)]
-    assert sizes == [1310, 1332, 1372, 1472, 1310]  # after the first: may packets be 1360, 1400 or 1500 bytes on the wire?
+    assert sizes == [
+        1310,
+        1332,
+        1372,
+        1472,
+        1310,
+    ]  # after the first: may packets be 1360, 1400 or 1500 bytes on the wire?
 
 
 def test_after_a_cut_the_path_is_given_up_at_the_ping_timeout() -> None:
