@@ -74,7 +74,8 @@ ROOMS: dict[str, Room] = {
 """What a room may import from the core: rooms, or single modules of a room."""
 
 FOR_PLUGINS = (
-    "errors base protocols verdict hooks node explain rpc http client api workspace_name cli __version__ hookimpl connect"
+    "errors base protocols verdict hooks node explain rpc http client api workspace_name cli __version__ hookimpl"
+    " connect"
 )
 PLUGINS_WHY = "what plugins may import is what we keep stable; runtime is not, and plugins must be removable one by one"
 PLUGINS_EXTRA = {

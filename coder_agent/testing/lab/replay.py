@@ -86,6 +86,8 @@ def replayed(situation: Situation) -> Topology:
         topology = topology.with_host(side, lambda host: replace(host, home=home))
     if situation.rules_deployment.direct is DirectRule.NEVER:
         topology = topology.with_host("a", lambda host: replace(host, allow_direct=False, direct_rule="the deployment"))
+    if outcome.is_(Cause.HARD_NAT_HERE_STRICT_THERE, Cause.HARD_NAT_THERE_STRICT_HERE):  # guesses were of no use
+        topology = topology.with_host("b", lambda host: replace(host, birthday=False))
     if outcome.is_(Cause.UDP_FILTERED_BETWEEN):
         only = Firewall(unsolicited=False, to_ports=(STUN_A.port,))
         topology = topology.with_host("b", lambda host: replace(host, firewall=only))
@@ -127,8 +129,9 @@ def _end(
 
 
 def _is_loose(facts: NatFacts, outcome: _Outcome) -> bool:
-    """Must this end have let strangers' ports in? The one that gives one port to all, on a path that became direct."""
-    return outcome.is_direct and not facts.mapping_varies
+    """Must this end have let strangers' ports in? The one that gives one port to all, on a path that became direct
+    without guessing."""
+    return outcome.is_direct and not outcome.is_(Cause.DIRECT_BIRTHDAY) and not facts.mapping_varies
 
 
 def _routers(side: str, facts: NatFacts, loose: bool, blocked: bool) -> tuple[Router, ...]:
