@@ -535,6 +535,7 @@ class TailnetNode:
                 suggested=self._suggested,
                 rules=self.engine.magicsock.rules,
             )
+            self._hub.nat = NatFacts(listen_port=self.config.listen_port)
             tasks.start_soon(self._hub.run, self.config.sources)
 
     def _stop_home_timer(self) -> None:

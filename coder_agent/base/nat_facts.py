@@ -49,6 +49,8 @@ class NatFacts:
             known[field.name] = old if new is None or (new in (0, "", frozenset()) and new is not False) else new
         if newer.mapping_varies is not None:  # a pattern belongs to the mappings that it was seen in
             known["port_step"] = newer.port_step
+        if newer.gateway_asked is not None:  # another router, or one that was reconfigured, may speak less
+            known["port_mapping"] = newer.port_mapping
         return NatFacts(**known)
 
 
