@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
 
 import anyio
@@ -88,6 +89,19 @@ async def test_bytes_come_back_as_they_went_and_half_close_works() -> None:
             await stream.aclose()
         assert seen.digest() == hashlib.sha256(data).digest()
         assert a.path(b.key).kind is PathKind.DIRECT
+
+
+async def test_a_port_that_is_asked_for_is_bound_offered_and_known() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fixed = replace(config(A), listen_port=port)
+    async with open_node(fixed) as node:
+        await told(node)
+        assert [str(endpoint) for endpoint in node.self_node().endpoints] == [f"127.0.0.1:{port}"]
+        assert node.nat_facts.listen_port == port
+    async with open_node(config(A)) as node:
+        assert node.nat_facts.listen_port == 0
 
 
 async def test_pings_say_the_path_and_prove_the_tunnel() -> None:
