@@ -74,6 +74,8 @@ class _Place:
     site: Site
     sock: socket.socket
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    ended: anyio.Event = field(default_factory=anyio.Event)
+    """Nobody waits at the socket any more: its number may be used again."""
 
 
 class _Driver:
@@ -125,6 +127,7 @@ class _Driver:
         if self._place is not None:
             log.debug("port mapping: gateway, own address or port changed: %s", site)
             self._place.scope.cancel()
+            await self._place.ended.wait()
             self._place.sock.close()
         self._place = self._enter(site) if site is not None else None
         self._apply(self._core.set_site(site if self._place is not None else None, anyio.current_time()))
@@ -143,12 +146,15 @@ class _Driver:
 
     async def _live(self, place: _Place) -> None:
         """Listen at one place: to the gateway's answers and to its announcements."""
-        with place.scope:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._read, place.sock)
-                tasks.start_soon(self._hear, place.site)
-                if Protocol.UPNP in self._source.protocols:
-                    tasks.start_soon(self._upnp.hear, place.site, self._upnp_restarted)
+        try:
+            with place.scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._read, place.sock)
+                    tasks.start_soon(self._hear, place.site)
+                    if Protocol.UPNP in self._source.protocols:
+                        tasks.start_soon(self._upnp.hear, place.site, self._upnp_restarted)
+        finally:
+            place.ended.set()
 
     async def _read(self, sock: socket.socket) -> None:
         while True:
