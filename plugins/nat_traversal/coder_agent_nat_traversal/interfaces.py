@@ -10,7 +10,10 @@ import anyio
 import ifaddr
 
 from coder_agent.base.addresses import CODER_PREFIX, TAILSCALE_PREFIX, AddrPort
+from coder_agent.base.nat_facts import NatFacts
 from coder_agent.hooks import Candidate, CandidateContext, CandidateKind
+
+from .netcheck.links import read_interfaces, smallest_mtu
 
 Family = Literal["v4", "v6"]
 Address = IPv4Address | IPv6Address
@@ -79,6 +82,7 @@ class LocalInterfaces:
         asked = False
         while True:
             found = self._candidates(context)
+            context.report_nat(NatFacts(mtu=smallest_mtu(read_interfaces())))
             if asked or found != published:
                 context.publish(self.name, found)
                 published = found

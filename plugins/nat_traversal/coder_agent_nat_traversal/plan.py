@@ -73,11 +73,19 @@ def literal_address(node: DerpNode, family: Family) -> str | None:
     return str(address) if isinstance(address, IPv4Address) == (family == "v4") else None
 
 
-def https_nodes(derp_map: DerpMap) -> list[DerpNode]:
-    """One relay node per region that may be measured: whom to ask over HTTPS when UDP gets nowhere."""
-    regions = [r for r in derp_map.regions.values() if not (r.avoid or r.no_measure_no_home)]
-    relays = [[node for node in region.nodes if not node.stun_only] for region in regions]
-    return [nodes[0] for nodes in relays if nodes]
+def https_nodes(derp_map: DerpMap, *, udp_works: bool) -> list[DerpNode]:
+    """One relay node per region whose latency only HTTPS can tell: of every region when UDP gets nowhere, else of those
+    without STUN, if there is a home to be chosen at all.
+    """
+    regions = [
+        region
+        for region in derp_map.regions.values()
+        if not (region.avoid or region.no_measure_no_home) and any(not node.stun_only for node in region.nodes)
+    ]
+    if udp_works and len(regions) == 1:
+        return []
+    mute = [r for r in regions if not udp_works or all(stun_port(node) is None for node in r.nodes)]
+    return [next(node for node in region.nodes if not node.stun_only) for region in mute]
 
 
 def plan_round(derp_map: DerpMap, families: frozenset[Family], last: LastRound | None) -> list[ProbeSet]:

@@ -174,6 +174,7 @@ class _Prober:
         if not sets:  # nobody to ask; what is still fresh stays on offer
             self._last = None
             self._publish(self._candidates(now))
+            self._ask_by_https(udp_works=True)
             return
         self._last_start = now
         if full:
@@ -210,20 +211,20 @@ class _Prober:
         self._last = current.result()
         self._silent_rounds = 0 if current.answered else self._silent_rounds + 1
         self._context.report_nat(current.facts(over=True))
-        if not current.answered:
-            self._ask_by_https()
+        self._ask_by_https(udp_works=current.answered)
         if current.mapping_varies is not None or not self._varies_known:
             self._varies_known = current.mapping_varies is not None
             self._context.report_mapping_varies(current.mapping_varies)
         self._publish(self._candidates(anyio.current_time(), current))  # also unchanged: it is fresh
 
-    def _ask_by_https(self) -> None:
-        """No UDP: a home region is needed all the same, and the nearest is still the best."""
+    def _ask_by_https(self, *, udp_works: bool) -> None:
+        """Without UDP a home region is needed all the same, and the nearest is still the best."""
         now = anyio.current_time()
-        if self._https is None or now - self._last_https < HTTPS_INTERVAL:
+        nodes = https_nodes(self._context.derp_map(), udp_works=udp_works)
+        if self._https is None or not nodes or now - self._last_https < HTTPS_INTERVAL:
             return
         self._last_https = now
-        for node in https_nodes(self._context.derp_map()):
+        for node in nodes:
             self._https.start_soon(self._measure, node)
 
     async def _measure(self, node: DerpNode) -> None:

@@ -335,6 +335,22 @@ async def test_without_udp_the_regions_latency_is_measured_over_https_but_not_of
     assert (context.facts.udp, context.facts.ipv4, context.facts.ipv6) == (False, False, True)
 
 
+async def test_regions_without_stun_are_measured_over_https_if_there_is_a_choice() -> None:
+    async def measure(node: DerpNode, options: DialOptions) -> HttpsAnswer:
+        return HttpsAnswer(0.010)
+
+    context = network(0.020)
+    mute = DerpRegion(7, nodes=(DerpNode("7a", 7, "seven.example", stun_port=-1),))
+    context.map = DerpMap({**context.map.regions, 7: mute})
+    async with running(stun_source(measure=measure), context):
+        await reach(5.0)
+    assert context.latency == {(1, "v4"): 0.020, (7, "v4"): 0.010}
+    alone = FakeContext(DerpMap({7: mute}))
+    async with running(stun_source(measure=measure), alone):
+        await reach(5.0)
+    assert alone.latency == {}
+
+
 async def test_facts_follow_the_first_round() -> None:
     context = network(0.010, 0.010, 0.010)
     for number, server in enumerate(context.servers.values()):

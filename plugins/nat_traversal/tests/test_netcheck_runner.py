@@ -71,9 +71,9 @@ class Network:
         await anyio.sleep(self.relay)
         return RelayCheck(self.relay, exchanged=True, round_trip=self.relay)
 
-    async def ask_gateway(self) -> frozenset[str]:
+    async def ask_gateway(self, protocols: frozenset[str]) -> frozenset[str]:
         await anyio.sleep(self.gateway)
-        return frozenset({"pmp"})
+        return protocols & {"pmp"}
 
     async def ping(self, address: str) -> float | None:
         self.pinged.append(address)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,10 @@ def netcheck(
     derp_map: Annotated[
         Path | None, typer.Option("--derp-map", metavar="FILE", help="relay map (JSON) instead of the server's")
     ] = None,
+    report_to: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="also write a report that `coder lab replay` reads")
+    ] = None,
+    redact: Annotated[bool, typer.Option("--redact", help="no address, name or key in that report")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Check this network: UDP, NAT, IPv6, port mapping, relays and how far away they are.
@@ -41,13 +46,22 @@ def netcheck(
     """
     cli: Cli = ctx.obj
     settings = cli.settings.section("nat_traversal", NatSettings)
-    wishes = Wishes(dial=cli.dial_options(), captive_urls=settings.captive_portal_urls)
+    wishes = Wishes(
+        dial=cli.dial_options(),
+        protocols=frozenset(protocol.value for protocol in settings.mapping_protocols()),
+        captive_urls=settings.captive_portal_urls,
+    )
     known = None if derp_map is None else read_map(derp_map)
     report = anyio.run(_check, cli, known, wishes)
     if output is Output.JSON:
         print_json(client_report(report))
     else:
         _print(report)
+    if report_to is not None:
+        from .report_file import write_report  # here: most runs write none, and it brings the judge along
+
+        write_report(report, report_to, redacted=redact)
+        note(f"The report is in {report_to}; `coder lab replay {report_to}` rebuilds this network.")
     if not report.reachable:
         raise typer.Exit(1)
 
@@ -56,7 +70,7 @@ async def _check(cli: Cli, known: DerpMap | None, wishes: Wishes) -> NetcheckRep
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_say_something)
         derp_map, websocket = (known, False) if known is not None else await _ask_server(cli)
-        report = await run_netcheck(derp_map, Wishes(wishes.dial, websocket, wishes.portmap, wishes.captive_urls))
+        report = await run_netcheck(derp_map, replace(wishes, websocket=websocket))
         tasks.cancel_scope.cancel()
     return report
 

@@ -16,7 +16,7 @@ from coder_agent.hooks import DialOptions
 
 from ..interfaces import Address, read_addresses
 from ..plan import literal_address
-from ..portmap_probe import probe_gateway
+from ..portmap_probe import ALL, probe_gateway
 from ..resolver import Resolver
 from . import captive, icmp, links, relay
 from .report import Interface, NetcheckReport, NodeReport, RelayCheck, preferred_region
@@ -33,11 +33,12 @@ MAX_RELAYS = 64
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What is asked for. `portmap`: ask the gateway; `captive_urls`: pages beside the relays' that answer 204."""
+    """What is asked for. `protocols` of port mapping that the gateway is asked for; `captive_urls`: pages that answer
+    204, beside the relays' own."""
 
     dial: DialOptions = field(default_factory=DialOptions)
     websocket: bool = False
-    portmap: bool = True
+    protocols: frozenset[str] = ALL
     captive_urls: Sequence[str] = ()
 
 
@@ -47,7 +48,9 @@ class Tools:
 
     addresses: Callable[[], list[Address]] = read_addresses
     interfaces: Callable[[], tuple[Interface, ...]] = links.read_interfaces
-    gateway: Callable[[], Awaitable[frozenset[str]]] = probe_gateway
+    gateway: Callable[[frozenset[str]], Awaitable[frozenset[str]]] = lambda protocols: probe_gateway(
+        protocols=protocols
+    )
     ping: Callable[[str], Awaitable[float | None]] = icmp.ping
     relay: Callable[[DerpNode, DialOptions, bool], Awaitable[RelayCheck]] = lambda node, options, websocket: (
         relay.check_relay(node, options, websocket=websocket)
@@ -84,7 +87,7 @@ class _Check:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._ask_stun)
             tasks.start_soon(self._look_for_portal)
-            if self._wishes.portmap:
+            if self._wishes.protocols:
                 tasks.start_soon(self._ask_gateway)
             for node in [node for node in self._nodes if not node.stun_only][:MAX_RELAYS]:
                 tasks.start_soon(self._ask_relay, node)
@@ -102,7 +105,7 @@ class _Check:
         self._relays[node.name] = await self._tools.relay(node, self._wishes.dial, self._wishes.websocket)
 
     async def _ask_gateway(self) -> None:
-        self._gateway = await self._tools.gateway()
+        self._gateway = await self._tools.gateway(self._wishes.protocols)
 
     async def _look_for_portal(self) -> None:
         await anyio.sleep(CAPTIVE_DELAY)
