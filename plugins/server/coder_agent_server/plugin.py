@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from coder_agent.hooks import hookimpl
 from coder_agent.hooks.interfaces import CommandSpec, DerpMapSource, SettingsSpec
-from coder_agent.hooks.settings import Settings
+
+if TYPE_CHECKING:  # `coder --help` shall not pay for pydantic
+    from coder_agent.hooks.settings import Settings
 
 __coder_api__ = 1
 

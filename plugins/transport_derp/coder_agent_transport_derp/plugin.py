@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from coder_agent.hooks import hookimpl
 
 if TYPE_CHECKING:
-    from coder_agent.hooks.interfaces import RelayBackend, SettingsSpec, TransportFactory
+    from coder_agent.hooks.interfaces import CommandSpec, RelayBackend, SettingsSpec, TransportFactory
     from coder_agent.hooks.settings import Settings
 
 __coder_api__ = 1
@@ -18,7 +18,18 @@ __coder_api__ = 1
 def coder_settings() -> Sequence[SettingsSpec]:
     from coder_agent.hooks.interfaces import SettingsSpec
 
-    return [SettingsSpec("transport_derp", "coder_agent_transport_derp.settings:DerpSettings")]
+    return [
+        SettingsSpec("transport_derp", "coder_agent_transport_derp.settings:DerpSettings"),
+        SettingsSpec("derp", "coder_agent_transport_derp.daemon.options:RelayProgramSettings"),
+    ]
+
+
+@hookimpl
+def coder_commands() -> Sequence[CommandSpec]:
+    """``coder derp``."""
+    from coder_agent.hooks.interfaces import CommandSpec
+
+    return [CommandSpec("derp", "Run a DERP relay of its own.", "coder_agent_transport_derp.daemon.cli:derp")]
 
 
 @hookimpl

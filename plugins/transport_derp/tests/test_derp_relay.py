@@ -314,9 +314,10 @@ def test_the_plugin_offers_one_transport_and_one_relay() -> None:
 
     (factory,) = plugin.coder_transports(Settings())
     (relay,) = plugin.coder_relay_backends(Settings())
-    (section,) = plugin.coder_settings()
+    section, program = plugin.coder_settings()
     assert (factory.name, factory.kind, relay.name) == ("derp", "relay", "derp")
     assert section.target == "coder_agent_transport_derp.settings:DerpSettings"
+    assert program.plugin == "derp"
 
 
 async def test_a_wire_paused_again_at_once_stays_blocked() -> None:

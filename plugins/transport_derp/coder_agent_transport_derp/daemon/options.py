@@ -1,0 +1,155 @@
+"""The section ``[plugins.derp]``, and what it means: every fault is found here, before anything is opened."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from coder_agent.errors import ConfigError
+
+from ..settings import DerpSettings
+
+MAX_DRAIN = 3600.0
+
+
+class RelayProgramSettings(BaseModel):
+    """What `coder derp` can be told beside ``[plugins.transport_derp]`` (key, limits, mesh key). Flags have the same
+    names with dashes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    address: str = Field("", description="host:port to listen on; default 0.0.0.0:443 with TLS, 127.0.0.1:3340 without")
+    tls_cert_file: str = Field("", description="PEM file: certificate, then its chain; read again on SIGHUP")
+    tls_key_file: str = Field("", description="PEM file: the certificate's private key")
+    stun_address: str = Field("", description="host:port for STUN (UDP), or `disable`; default: same host, port 3478")
+    metrics_address: str = Field("", description="host:port for Prometheus figures at /metrics; default none")
+    mesh_with: list[str] = Field(
+        default_factory=list, description="URLs of the region's other relays (needs relay_mesh_key)"
+    )
+    token: SecretStr = Field(SecretStr(""), description="clients must show this token in a header")
+    verify_url: str = Field("", description="ask this URL about every client, as stock derper's --verify-client-url")
+    verify_fail_open: bool = Field(False, description="let clients in while that URL does not answer")
+    coder_url: str = Field("", description="admit only the peers that this coder server knows")
+    drain_seconds: float = Field(10.0, ge=0, le=MAX_DRAIN, description="how long to go on relaying after SIGTERM")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, setting: str, text: str) -> Address:
+        """Read ``host:port``, ``[v6]:port`` or ``:port``. Raises ConfigError."""
+        host, colon, port = text.rpartition(":")
+        bracketed = host.startswith("[") and host.endswith("]")
+        bare = host[1:-1] if bracketed else host
+        if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535 or (":" in bare and not bracketed):
+            raise ConfigError(f"{setting}: {text!r} is not host:port", hint="for example 0.0.0.0:443 or [::]:443")
+        return cls(bare or "0.0.0.0", int(port))
+
+
+@dataclass(frozen=True, slots=True)
+class RelayProgramOptions:
+    """Checked values. `stun`/`metrics` None = not served; `verify_url` "" = nobody is asked."""
+
+    address: Address
+    cert_file: str
+    key_file: str
+    stun: Address | None
+    stun_is_default: bool
+    metrics: Address | None
+    mesh_key: bytes | None
+    mesh_with: tuple[str, ...]
+    token: str
+    verify_url: str
+    verify_fail_open: bool
+    drain: float
+    relay: DerpSettings
+
+    def tls(self) -> ssl.SSLContext | None:
+        """A fresh TLS context, None without TLS. Raises ConfigError."""
+        if not self.cert_file:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_alpn_protocols(["http/1.1"])
+        self.load(context)
+        return context
+
+    def load(self, context: ssl.SSLContext) -> None:
+        """Read the certificate into a context, also one in use: new connections get the new one."""
+        try:
+            context.load_cert_chain(self.cert_file, self.key_file)
+        except OSError as exc:  # ssl.SSLError is one
+            raise ConfigError(
+                f"the certificate {self.cert_file} with the key {self.key_file} cannot be used: "
+                f"{getattr(exc, 'reason', None) or exc.strerror or exc}",
+                hint="both must be PEM files, and belong together",
+            ) from exc
+
+
+def resolve(settings: RelayProgramSettings, relay: DerpSettings) -> RelayProgramOptions:
+    """Check the settings. Raises ConfigError naming the one that is wrong."""
+    cert, key = settings.tls_cert_file, settings.tls_key_file
+    if bool(cert) != bool(key):
+        given, missing = ("tls_cert_file", "tls_key_file") if cert else ("tls_key_file", "tls_cert_file")
+        raise ConfigError(f"{given} is set, {missing} is not", hint="TLS needs both files")
+    for name, path in (("tls_cert_file", cert), ("tls_key_file", key)):
+        if path and not Path(path).is_file():
+            raise ConfigError(f"{name}: there is no file {path}")
+    address = Address.parse("address", settings.address or ("0.0.0.0:443" if cert else "127.0.0.1:3340"))
+    mesh_key = relay.mesh_key()
+    if settings.mesh_with and mesh_key is None:
+        raise ConfigError(
+            "mesh_with names other relays, but there is no mesh key",
+            hint="set plugins.transport_derp.relay_mesh_key (64 hex digits, the same on every relay of the region)",
+        )
+    return RelayProgramOptions(
+        address=address,
+        cert_file=cert,
+        key_file=key,
+        stun=_stun(settings.stun_address, address),
+        stun_is_default=not settings.stun_address,
+        metrics=Address.parse("metrics_address", settings.metrics_address) if settings.metrics_address else None,
+        mesh_key=mesh_key,
+        mesh_with=tuple(_mesh_url(url) for url in settings.mesh_with),
+        token=settings.token.get_secret_value(),
+        verify_url=_verify_url(settings),
+        verify_fail_open=settings.verify_fail_open,
+        drain=settings.drain_seconds,
+        relay=relay,
+    )
+
+
+def _stun(text: str, address: Address) -> Address | None:
+    if text == "disable":
+        return None
+    return Address.parse("stun_address", text) if text else Address(address.host, 3478)
+
+
+def _verify_url(settings: RelayProgramSettings) -> str:
+    if settings.verify_url and settings.coder_url:
+        raise ConfigError(
+            "verify_url and coder_url are both set: who decides about clients?", hint="remove one of them"
+        )
+    url = settings.verify_url or (settings.coder_url and settings.coder_url.rstrip("/") + "/api/v2/derp/verify")
+    if url and urlsplit(url).scheme not in ("http", "https"):
+        raise ConfigError(f"{url!r} is not an http or https URL", hint="for example https://coder.example.com")
+    return url
+
+
+def _mesh_url(text: str) -> str:
+    """A relay's host name (stock's form) or URL."""
+    url = text if "://" in text else f"https://{text}/derp"
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        raise ConfigError(f"mesh_with: {text!r} is neither a host name nor a URL")
+    return url
