@@ -77,6 +77,8 @@ BARS: dict[tuple[str, str], Bar] = {
     ("matrix", "% direct"): Bar("100 % of permitted", _at_least(100)),
     ("matrix", "s easy-easy"): Bar("≤ 1 s, 50 ms RTT", _at_most(1.0)),
     ("matrix", "s LAN"): Bar("≤ 0.3 s", _at_most(0.3)),
+    ("birthday", "% in 20 s"): Bar("≥ 95 %", _at_least(95)),
+    ("birthday", "s median"): Bar("≤ 10 s", _at_most(10)),
     ("bulk_integrity", "GB intact"): Bar("all of 8 × 1 GB", lambda row: row.ours >= 1),
 }
 """By id and unit: an id may have a row for each of two things."""

@@ -45,6 +45,7 @@ BENCHMARKS: Mapping[tuple[str, ...], Measure] = {
     ("agent_idle",): footprint.agent_idle,
     ("netcheck_time",): netcheck.duration,
     ("matrix",): matrix.grid,
+    ("birthday",): matrix.birthday,
     ("bulk_integrity",): integrity.bulk,
 }
 """Ids that are measured together, in the order of the table."""

@@ -36,6 +36,7 @@ def node_config(host: PluginHost, settings: Settings, dial: DialOptions) -> Node
         direct=direct,
         rules=rules,
         listen_port=network.listen_port,
+        birthday=network.birthday,
         force_websockets=network.force_websockets,
         dial=dial,
         vector=None if network.vector else False,

@@ -47,6 +47,11 @@ class NetworkSettings(BaseModel):
         description="UDP port for direct connections; 0 = any",
         json_schema_extra={"env": "CODER_AGENT_TAILNET_LISTEN_PORT"},
     )
+    birthday: bool = Field(
+        True,
+        description="guess ports to get through a NAT that gives each destination another one, and for peers behind one",
+        json_schema_extra={"env": "CODER_BIRTHDAY"},
+    )
     force_websockets: bool = Field(
         False, description="reach relays by WebSocket only", json_schema_extra={"env": "CODER_DERP_FORCE_WEBSOCKETS"}
     )
