@@ -49,7 +49,7 @@ class NetworkSettings(BaseModel):
     )
     birthday: bool = Field(
         True,
-        description="guess ports to get through a NAT that gives each destination another one, and for peers behind one",
+        description="guess ports to get through NATs that give each destination another one, ours or a peer's",
         json_schema_extra={"env": "CODER_BIRTHDAY"},
     )
     force_websockets: bool = Field(
