@@ -129,18 +129,27 @@ def _mended(end: End, code: FixCode) -> End:
 
 def net_of(situation: Situation) -> Net:
     """What the evidence says about the network, for a path that is not direct."""
+    net = _net_before_search(situation)
+    if not all(end.allowed and end.udp and end.fits for end in (net.here, net.there)) or not net.fits:
+        return net  # nothing could be tried, so nothing is refuted
+    return replace(net, passes=not is_direct(net))
+
+
+def would_be_direct(situation: Situation) -> bool:
+    """Do both ends' networks let one expect a direct path, before anybody searched?"""
+    return is_direct(_net_before_search(situation))
+
+
+def _net_before_search(situation: Situation) -> Net:
     here = _end(situation.local, situation.rules_here, situation.rules_deployment, situation.own)
     there = _end(situation.remote, situation.rules_there, situation.rules_deployment, situation.published)
-    net = Net(
+    return Net(
         here,
         there,
         stun=situation.relay.has_stun,
         behind_one_nat=shares_nat(situation),
         fits=not only_small_packets_pass(situation) or not (here.fits and there.fits),
     )
-    if not all(end.allowed and end.udp and end.fits for end in (here, there)) or not net.fits:
-        return net  # nothing could be tried, so nothing is refuted
-    return replace(net, passes=not is_direct(net))
 
 
 def _end(report: PathReport | None, rules: PathRules, deployment: PathRules, published: tuple[AddrPort, ...]) -> End:

@@ -13,10 +13,11 @@ from ..base.addresses import AddrPort
 from ..base.nat_facts import NatFacts, PathReport
 from ..base.path_rules import PathRules
 from ..errors import RemoteProtocolError
+from .alone import ORDINARY_PEER, is_alone, with_peer
 from .document import Document, situation_from_document, situation_to_document, to_document
 from .fields import Fields
 from .judge import judge
-from .situation import Attempt, Situation
+from .situation import Attempt, Situation, Verdict
 
 FORMAT = "coder-network-report"
 VERSION = 1
@@ -41,7 +42,7 @@ def report_document(situation: Situation, *, made_by: str, redacted: bool = True
         "made_by": made_by,
         "redacted": redacted,
         "situation": situation_to_document(situation),
-        "verdict": to_document(judge(situation)),
+        "verdict": to_document(judge_report(situation)),
     }
 
 
@@ -55,6 +56,11 @@ def situation_of_report(document: object) -> Situation:
             f"the report has version {fields.number('version')}; this program reads version {VERSION}"
         )
     return situation_from_document(fields.get("situation"), "report.situation")
+
+
+def judge_report(situation: Situation) -> Verdict:
+    """The verdict of a report; somebody who is alone gets an ordinary peer."""
+    return judge(with_peer(situation), ORDINARY_PEER) if is_alone(situation) else judge(situation)
 
 
 # ------------------------------------------------------------ redaction

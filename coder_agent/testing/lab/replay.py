@@ -12,6 +12,7 @@ from ...base.addresses import AddrPort
 from ...base.nat_facts import NatFacts, PathReport
 from ...base.path_rules import DirectRule, PathRules
 from ...base.paths import PathKind
+from ...verdict.alone import with_peer
 from ...verdict.causes import Cause
 from ...verdict.judge import judge
 from ...verdict.model import guessed_facts, is_private, is_public, udp_works
@@ -37,8 +38,6 @@ from .topology import (
 
 FULL_MTU = 1500
 LOW_MTU = 1280
-ORDINARY = PathReport(NatFacts(udp=True, ipv4=True, ipv6=False, mapping_varies=False, nat_layers=1, mtu=FULL_MTU))
-"""The peer of a report that has none: somebody behind the usual home router."""
 _WAN = {"a": "198.18.0.1", "b": "198.18.1.1"}
 _LAN = {"a": "192.168.1.10", "b": "192.168.2.10"}
 _V6 = {"a": "2001:db8:a::10", "b": "2001:db8:b::10"}
@@ -59,8 +58,7 @@ class _Outcome:
 
 def replayed(situation: Situation) -> Topology:
     """The network of a report: hosts ``a`` (the reporter) and ``b``."""
-    if situation.remote is None and not situation.published:
-        situation = replace(situation, remote=ORDINARY, kind=situation.kind)
+    situation = with_peer(situation)
     verdict = judge(situation)
     theirs = situation.remote.facts if situation.remote is not None else guessed_facts(situation.published)
     ours = situation.local.facts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import anyio
@@ -18,10 +19,16 @@ from coder_agent.cli.durations import format_latency, parse_duration
 from coder_agent.cli.output import Output, OutputOption, note, print_json, print_table
 from coder_agent.client import ClientConfig, Workspace, open_workspace
 from coder_agent.errors import PeerUnreachable
+from coder_agent.explain import ask, situation_of
 from coder_agent.node import Pong
+from coder_agent.verdict.document import to_document
+from coder_agent.verdict.judge import judge
 from coder_agent.workspace_name import WorkspaceName
 
-from .explain import connection_lines, peer_lines, verdict
+from .connection import diagnose, documents, lines_of
+from .explain import evidence_lines, headline, verdict_lines
+from .peer import peer_lines
+from .report import RedactOption, ReportOption, write_report
 from .summary import Summary
 
 
@@ -36,6 +43,8 @@ class Options:
     stamp: str
     verbose: bool
     table: bool
+    report: Path | None = None
+    redact: bool = True
 
 
 def ping(
@@ -46,11 +55,14 @@ def ping(
     num: Annotated[int, typer.Option("--num", "-n", min=0, help="stop after so many; 0 = on Ctrl-C")] = 0,
     time: Annotated[bool, typer.Option("--time", help="print the local time of each pong")] = False,
     utc: Annotated[bool, typer.Option("--utc", help="print the time in UTC")] = False,
+    report: ReportOption = None,
+    redact: RedactOption = True,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Ping a workspace: how long, and over which path.
 
-    "p2p via ip:port" is a direct path between the two machines; "proxied via DERP" names the relay in between.
+    "p2p via ip:port" is a direct path between the two machines; "proxied via DERP" names the relay in between. When the
+    path is not direct, the reason follows, with its evidence and what would help; -v shows them always.
     """
     cli: Cli = ctx.obj
     options = Options(
@@ -61,11 +73,13 @@ def ping(
         stamp="utc" if utc else "local" if time else "",
         verbose=cli.verbose,
         table=output is Output.TABLE,
+        report=report,
+        redact=redact,
     )
     run = _Run(client_config(cli, say=note), options)
     anyio.run(run.run)
     if output is Output.JSON:
-        print_json({"workspace": workspace, "pongs": run.pongs, "summary": run.summary.document()})
+        print_json({"workspace": workspace, "pongs": run.pongs, "summary": run.summary.document(), **run.explanation})
     else:
         _print_summary(workspace, run.summary)
     if run.summary.total and not run.summary.successful:
@@ -80,6 +94,7 @@ class _Run:
     options: Options
     summary: Summary = field(default_factory=Summary)
     pongs: list[dict[str, object]] = field(default_factory=list)
+    explanation: dict[str, object] = field(default_factory=dict)
     _started: float = 0.0
     _direct_said: bool = False
     _pinging: anyio.CancelScope | None = None
@@ -94,7 +109,7 @@ class _Run:
                     for line in peer_lines(workspace):
                         note(line)
                 await self._loop(workspace)
-                self._conclude(workspace)
+                await self._conclude(workspace)
             tasks.cancel_scope.cancel()
         if not self.summary.total:  # interrupted before the first ping
             raise KeyboardInterrupt
@@ -159,14 +174,23 @@ class _Run:
             stamp = f"[{now.isoformat(timespec='seconds')}] "
         print(stamp + line, flush=True)
 
-    def _conclude(self, workspace: Workspace) -> None:
-        if not self.summary.successful:
+    async def _conclude(self, workspace: Workspace) -> None:
+        if not self.summary.total:
             return
+        await ask(workspace.node, workspace.key)
+        situation = situation_of(workspace.node, workspace.key)
+        verdict = judge(situation)
+        diagnostics = diagnose(situation)
+        self.explanation = {"verdict": to_document(verdict), "diagnostics": documents(diagnostics)}
         status = workspace.path()
         if status.kind is not PathKind.DIRECT or self.options.verbose:
-            for line in connection_lines(workspace):
+            for line in (*lines_of(diagnostics), "Evidence:", *evidence_lines(verdict)):
                 note(line)
-        note(verdict(workspace, status))
+        note(headline(status, workspace.region_name(status.region)))
+        for line in verdict_lines(verdict):
+            note(line)
+        if self.options.report is not None:
+            write_report(situation, self.options.report, made_by="coder ping", redacted=self.options.redact)
 
 
 def _print_summary(name: str, summary: Summary) -> None:

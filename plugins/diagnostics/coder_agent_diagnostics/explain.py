@@ -1,66 +1,40 @@
-"""Says what carries the packets, and why not something better."""
+"""A verdict in lines: what carries the packets, why, on what evidence, and what would make it better."""
 
 from __future__ import annotations
 
 from coder_agent.base.paths import PathKind
 from coder_agent.cli.durations import format_latency
-from coder_agent.client import Workspace
 from coder_agent.node import PathStatus
-
-STALE_HANDSHAKE = 300.0
-"""Seconds: an older WireGuard handshake means that nothing has worked lately (keys live for 180 s)."""
-
-
-def peer_lines(workspace: Workspace) -> list[str]:
-    """What both ends know about each other, one checked fact per line."""
-    node = workspace.node
-    home = node.home
-    lines = [
-        f"✔ your home relay is {home} ({workspace.region_name(home)})" if home else "✘ you have no home relay yet",
-    ]
-    peer = next((peer for peer in node.peers if peer.key == workspace.key), None)
-    if peer is None:
-        return [*lines, "✘ the workspace's node has not arrived from the server"]
-    region = workspace.region_name(peer.preferred_derp)
-    lines.append(f"✔ the workspace's node arrived; its home relay is {peer.preferred_derp} ({region})")
-    lines += [f"    endpoint {endpoint}" for endpoint in peer.endpoints] or ["    it publishes no endpoints"]
-    age = node.last_handshake(workspace.key)
-    if age is None:
-        lines.append("✘ no WireGuard handshake yet")
-    elif age > STALE_HANDSHAKE:
-        lines.append(f"⚠ the last WireGuard handshake was {age:.0f} s ago")
-    else:
-        lines.append(f"✔ WireGuard handshake {age:.0f} s ago")
-    return lines
+from coder_agent.verdict.fixes import Where
+from coder_agent.verdict.situation import Verdict
 
 
-def connection_lines(workspace: Workspace) -> list[str]:
-    """Why the path is not direct, as far as this end can tell."""
-    node = workspace.node
-    if not node.config.direct:
-        return ["❗ direct connections are disabled, here or by the deployment"]
-    lines = []
-    has_stun = any(n.stun_port >= 0 for region in node.derp_map.regions.values() for n in region.nodes)
-    if not has_stun:
-        lines.append("❗ the relay map has no STUN server: nodes behind NAT cannot learn their public address")
-    if node.mapping_varies:
-        lines.append("❗ your network gives each destination another port (symmetric NAT)")
-    status = workspace.path()
-    if not status.candidates:
-        lines.append("❗ the workspace publishes no endpoint that could be tried (direct disabled there, or no UDP)")
-    for candidate in status.candidates:
-        if candidate.why_not:
-            lines.append(
-                f"  tried {candidate.addr}: {candidate.sent} pings sent, {candidate.answered} answered "
-                f"({candidate.why_not})"
-            )
-    return lines
-
-
-def verdict(workspace: Workspace, status: PathStatus) -> str:
-    """One sentence: direct, or relayed and through what."""
+def headline(status: PathStatus, region_name: str) -> str:
+    """One sentence: direct, or through which relay."""
+    latency = f" ({format_latency(status.latency)})" if status.latency is not None else ""
     if status.kind is PathKind.DIRECT and status.addr is not None:
         private = " over a private network" if status.addr.ip.is_private else ""
-        latency = f" ({format_latency(status.latency)})" if status.latency is not None else ""
         return f"✔ you are connected directly (p2p){private} to {status.addr}{latency}"
-    return f"❗ you are connected through the relay {workspace.region_name(status.region)}, not directly (p2p)"
+    if status.kind is PathKind.RELAYED:
+        return f"❗ you are connected through the relay {region_name}, not directly (p2p){latency}"
+    return "❗ there is no way to the workspace at the moment"
+
+
+def evidence_lines(verdict: Verdict) -> list[str]:
+    """Everything the verdict rests on, who said it in front."""
+    who = {Where.HERE: "here", Where.THERE: "there", Where.PATH: "between", Where.DEPLOYMENT: "deployment"}
+    return [f"  {who[one.where]:<10}  {one.text}" for one in verdict.evidence]
+
+
+def verdict_lines(verdict: Verdict) -> list[str]:
+    """The cause, and what to do about it."""
+    lines = [f"{verdict.summary} [{verdict.code}]"]
+    if verdict.also:
+        lines.append(f"  also: {', '.join(verdict.also)}")
+    if len(verdict.fixes) == 1:
+        lines.append(f"  this makes it direct: {verdict.fixes[0].text}")
+    elif verdict.fixes:
+        lines += ["  each of these makes it direct:", *(f"    • {remedy.text}" for remedy in verdict.fixes)]
+    if verdict.next_step:
+        lines.append(f"  {verdict.next_step}")
+    return lines

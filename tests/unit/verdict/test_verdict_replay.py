@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -21,10 +22,19 @@ from coder_agent.testing.lab.replay import replayed
 from coder_agent.testing.lab.topology import Topology
 from coder_agent.verdict.causes import Cause
 from coder_agent.verdict.judge import judge
-from coder_agent.verdict.report_file import redact, report_document, situation_of_report
+from coder_agent.verdict.report_file import judge_report, redact, report_document, situation_of_report
 from coder_agent.verdict.situation import Attempt, Region, RelayFacts, Situation, Verdict
 
 CHUNKS, PER_CHUNK = 4, 60
+HEALTHY = NatFacts(
+    udp=True,
+    ipv4=True,
+    ipv6=False,
+    mapping_varies=False,
+    public_v4=AddrPort("192.0.2.50", 5),
+    nat_layers=1,
+    mtu=1500,
+)
 
 
 @cache
@@ -98,11 +108,14 @@ def test_an_unredacted_report_is_the_situation() -> None:
         (NatFacts(udp=False, mtu=1500), Cause.UDP_BLOCKED_HERE),
         (NatFacts(udp=True, ipv4=True, mapping_varies=False, mtu=1280, nat_layers=1), Cause.LOW_MTU_HERE),
         (NatFacts(direct_allowed=False, direct_rule="--disable-direct-connections"), Cause.BLOCKED_BY_RULE_HERE),
+        (HEALTHY, Cause.DIRECT_PUNCHED),
+        (replace(HEALTHY, mapping_varies=True), Cause.HARD_NAT_HERE_STRICT_THERE),
     ],
-    ids=["udp blocked", "low mtu", "rule"],
+    ids=["udp blocked", "low mtu", "rule", "healthy", "symmetric"],
 )
 def test_the_report_of_one_end_alone_is_replayed_against_an_ordinary_peer(facts: NatFacts, cause: Cause) -> None:
     alone = Situation(local=PathReport(facts), own=(AddrPort("192.168.7.7", 41641),))
+    assert judge_report(alone).code is cause
     assert verdict_in(replayed(alone)).code is cause
 
 
