@@ -248,7 +248,8 @@ class VirtualNode:
     def _published(self, found: Found) -> None:
         has_news = found.endpoints != self.found.endpoints
         self.found = found
-        self.engine.apply(self.engine.magicsock.set_local_endpoints(found.endpoints, self.world.now))
+        core, now = self.engine.magicsock, self.world.now
+        self.engine.apply([*core.set_local_facts(found.facts, now), *core.set_local_endpoints(found.endpoints, now)])
         for listener in self.listeners if has_news else ():
             when = self.world.now + COORDINATION_DELAY
             self.world.call_at(when, lambda listener=listener: listener._hear(self, found.endpoints))  # type: ignore[misc]
