@@ -10,6 +10,7 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ...base.addresses import AddrPort
+from .checking import check
 from .topology import Topology
 
 MAX_ITEMS = 256
@@ -27,6 +28,7 @@ def from_document(document: object) -> Topology:
     """The reverse. What is left out has its default. Raises ValueError, saying where."""
     found = _read(Topology, document, "topology")
     assert isinstance(found, Topology)
+    check(found)
     return found
 
 

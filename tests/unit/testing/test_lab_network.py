@@ -315,6 +315,11 @@ def test_a_topology_survives_being_written_down(pair: Pair) -> None:
         ({"stun": ["nowhere"]}, r"topology.stun\[0\]: "),
         ({"colour": 1}, r"topology: unknown field 'colour'"),
         ({"isolated": ["x"] * 1000}, r"at most 256 items"),
+        ({"hosts": [{"name": "a", "interfaces": []}]}, r"host 'a' has no interface"),
+        ({"hosts": [{"name": "a", "interfaces": [{"address": "home"}]}]}, r"'a': 'home' is no IP address"),
+        ({"routers": [{"name": "r", "inside": "internet", "address": "192.0.2.1"}]}, r"has the Internet inside"),
+        ({"routers": [{"name": "r", "inside": "l", "address": "192.0.2.1", "nat": {"step": 0}}]}, r"0 apart"),
+        ({"routers": [{"name": "r", "inside": "l", "address": "192.0.2.1"}] * 2}, r"two things are called 'r'"),
     ],
 )
 def test_a_bad_document_is_refused_with_the_place(change: dict[str, object], message: str) -> None:
