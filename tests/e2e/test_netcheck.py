@@ -114,6 +114,17 @@ def test_a_small_mtu_is_warned_of(place: Deployment) -> None:
     place.user.host.run("ip", "link", "delete", "small0")
 
 
+def test_a_redacted_report_is_replayed_and_names_nobody(place: Deployment, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    said = place.user.coder("netcheck", "--report", str(path), "--redact")
+    assert said.code == 0, said
+    assert f"coder lab replay {path}" in said.err
+    assert "Embedded" not in path.read_text("utf-8")  # the relay's name
+    replayed = place.user.coder("lab", "replay", str(path), "--output", "json")
+    assert replayed.code == 0, replayed
+    assert isinstance(replayed.json(), dict)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

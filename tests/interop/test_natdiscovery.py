@@ -48,7 +48,8 @@ def coturn(internet: Internet, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """A host with two addresses and a coturn that answers on two ports of each, which the judge needs."""
     host = internet.server("coturn", 2)
     command = ["turnserver", "-n", "--no-tls", "--no-dtls", "--no-cli", "--log-file", "stdout", "-p", "3478"]
-    listening = [part for address in addresses(host) for part in ("--listening-ip", address, "--relay-ip", address)]
+    everywhere = [*addresses(host), host.address6]
+    listening = [part for address in everywhere for part in ("--listening-ip", address, "--relay-ip", address)]
     with run_program(*command, *listening, "--pidfile", str(tmp_path_factory.mktemp("coturn") / "pid"), host=host):
         wait_for_answer(host)
         yield host
@@ -83,7 +84,9 @@ def netcheck(host: Host, coturn: Host, directory: Path) -> dict[str, Any]:
     """What our netcheck says, asked from `host`, with both addresses as STUN servers."""
     regions = {}
     for number, address in enumerate(addresses(coturn), 1):
-        node = {"Name": f"{number}", "RegionID": number, "HostName": address, "STUNOnly": True}
+        node: dict[str, object] = {"Name": f"{number}", "RegionID": number, "HostName": address, "STUNOnly": True}
+        if number == 1:
+            node |= {"IPv4": address, "IPv6": coturn.address6}
         regions[str(number)] = {"RegionID": number, "RegionCode": f"r{number}", "Nodes": [node]}
     (directory / "map.json").write_text(json.dumps({"Regions": regions}), "utf-8")
     env = {"HOME": str(directory), "CODER_CONFIG_DIR": str(directory)}
@@ -122,3 +125,11 @@ def test_netcheck_and_the_judge_agree_on_an_open_network(coturn: Host, guests: V
     ours = netcheck(host, coturn, tmp_path)
     assert ("none", ours["MappingVariesByDestIP"]) == second_opinion(host, coturn)
     assert ours["GlobalV4"].startswith(f"{host.address4}:")
+
+
+def test_netcheck_asks_over_ipv6_too(coturn: Host, guests: Visitors, tmp_path: Path) -> None:
+    home = guests.home("home", netns_nat.EASY, ipv6=True)
+    ours = netcheck(home.host, coturn, tmp_path)
+    assert ours["IPv6"] is True
+    assert ours["GlobalV6"].startswith(f"[{home.host.address6}]:")
+    assert set(ours["RegionV6Latency"]) == {"1"}
