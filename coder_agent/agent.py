@@ -13,13 +13,16 @@ from uuid import UUID
 import anyio
 import anyio.abc
 
+from .agent_api import AgentApi, with_manifest
 from .base.addresses import CODER_PREFIX, TAILSCALE_PREFIX, node_id, overlay_address
 from .base.coordinate import UpdateKind
 from .base.derp_map import DerpMap, viewed_from
 from .base.node import Node
-from .hooks.events import ControlChanged
+from .base.path_rules import NO_RULES, PathRules
+from .hooks.events import ControlChanged, Event
 from .hooks.interfaces import AgentService
 from .node import NodeConfig, TailnetNode, open_node
+from .path_reports import PathReporter
 from .peers import PeerBook
 from .protocols.netstack.listening import SynRequest
 from .runtime.agent_link import Manifest
@@ -60,6 +63,11 @@ class Agent:
         self._manifest_came = anyio.Event()
         self._early: list[tuple[UUID, UpdateKind, Node | None, str]] = []
         self._derp_map: DerpMap | None = None
+        self._api = AgentApi(config.url, config.token, config.node.dial)
+        self._reporter = PathReporter(self._api)
+        self._server_rules = NO_RULES
+        self._rules_wanted = anyio.Event()
+        self._refused = ""
         self._link = ControlLink(
             config.url, config.token, mode=AgentMode(config.version), sink=self, dial=config.node.dial
         )
@@ -70,9 +78,11 @@ class Agent:
             tasks.start_soon(self._link.run)
             await self._manifest_came.wait()
             assert self._manifest is not None
+            await self._ask_rules()  # before there is a socket: what they forbid must not happen even once
             async with open_node(self._node_config(self._manifest)) as node:
                 self._attach(node)
                 tasks.start_soon(self._sweep)
+                tasks.start_soon(self._follow_rules)
                 self._config.on_ready(self._manifest)
                 try:
                     await anyio.sleep_forever()
@@ -86,6 +96,8 @@ class Agent:
         """Who we are. After a reconnect it comes again and updates what may change."""
         self._manifest = manifest
         self._manifest_came.set()
+        self._rules_wanted.set()
+        self._apply_rules()
         self.on_derp_map(manifest.derp_map)
         if self._node is not None:
             self._add_addresses(self._node, manifest.agent_id)
@@ -107,6 +119,7 @@ class Agent:
         """The server has us."""
         log.info("connected to %s", self._config.url)
         self._config.node.emit(ControlChanged(True))
+        self._reporter.linked()
         if self._node is not None:
             self._link.update_self(self._node.self_node())
 
@@ -125,7 +138,8 @@ class Agent:
             config,
             addresses=(),
             id=node_id(manifest.agent_id),
-            direct=config.direct and not manifest.disable_direct_connections,
+            rules=self._rules(),
+            emit=self._emit,
             force_websockets=config.force_websockets or manifest.derp_force_websockets,
         )
 
@@ -136,6 +150,7 @@ class Agent:
         node.on_syn = self._on_syn
         for service in self._config.services:
             node.listen_tcp(service.port, service.serve)
+        node.start_soon(self._reporter.run, node, self._book.known)
         node.on_self_changed = self._link.update_self
         self._add_addresses(node, self._manifest.agent_id)
         if self._derp_map is not None:
@@ -151,6 +166,41 @@ class Agent:
     async def _sweep(self) -> None:
         assert self._book is not None
         await self._book.sweep()
+
+    def _emit(self, event: Event) -> None:
+        self._reporter.heard(event)
+        self._config.node.emit(event)
+
+    # ------------------------------------------------------------ path rules
+
+    async def _ask_rules(self) -> None:
+        self._rules_wanted = anyio.Event()
+        rules = await self._api.path_rules()
+        if rules is not None:
+            self._server_rules = rules
+            self._apply_rules()
+
+    async def _follow_rules(self) -> None:
+        """A server whose rules changed ends our connection; with the next manifest they are asked for."""
+        while True:
+            await self._rules_wanted.wait()
+            await self._ask_rules()
+
+    def _rules(self) -> PathRules:
+        """Ours below the server's."""
+        assert self._manifest is not None
+        ours = self._config.node.rules
+        server = with_manifest(self._server_rules, self._manifest.disable_direct_connections)
+        refusal = ours.conflict(server)
+        if refusal != self._refused:
+            self._refused = refusal
+            if refusal:
+                log.warning("%s: the server's rule holds", refusal)
+        return ours.under(server)
+
+    def _apply_rules(self) -> None:
+        if self._node is not None and self._config.node.direct:
+            self._node.set_rules(self._rules())
 
     def _on_syn(self, request: SynRequest) -> None:
         """A connection to a port without a service of ours."""

@@ -7,7 +7,7 @@ The server going away never costs a conversation: its peers become *lost*, keep 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from uuid import UUID
 
 import anyio
@@ -48,6 +48,11 @@ class PeerBook:
         self._lost: set[UUID] = set()
         self._ready: set[UUID] = set()
         node.on_session_ready = lambda key: node.engine.device.set_keepalive(key, KEEPALIVE)
+
+    @property
+    def known(self) -> Mapping[UUID, Node]:
+        """All peers with their nodes, the newest last."""
+        return self._known
 
     def get(self, peer: UUID) -> Node | None:
         """The node of a peer, if we have it."""

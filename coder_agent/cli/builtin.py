@@ -17,6 +17,7 @@ def coder_commands() -> Sequence[CommandSpec]:
         CommandSpec("create", "Register a workspace and print its agent's start line.", f"{here}.workspaces:create"),
         CommandSpec("list", "List workspaces and whether their agents are connected.", f"{here}.workspaces:list_"),
         CommandSpec("delete", "Remove a workspace.", f"{here}.workspaces:delete"),
+        CommandSpec("path-rules", "Show or change how a workspace may be reached.", f"{here}.path_rules:path_rules"),
         CommandSpec("run", "Run the agent of a workspace.", f"{here}.agent:run", program="coder-agent"),
         CommandSpec(
             "list", "List plugins, with what is wrong with broken ones.", f"{here}.plugins:list_", group="plugins"

@@ -55,6 +55,11 @@ def server(
     block_direct_connections: Annotated[
         bool | None, _flag("relay only", "--block-direct-connections/--no-block-direct-connections")
     ] = None,
+    require_direct_connections: Annotated[
+        bool | None, _flag("no relay for data", "--require-direct-connections/--no-require-direct-connections")
+    ] = None,
+    derp_prefer_region: Annotated[int | None, _flag("relay region for everybody who can use it [nearest]")] = None,
+    block_ipv6: Annotated[bool | None, _flag("direct over IPv4 only", "--block-ipv6/--no-block-ipv6")] = None,
     stun_address: Annotated[
         str | None, _flag("host:port of the embedded STUN responder (UDP), or `disable` [HTTP host, 3478]")
     ] = None,
@@ -84,6 +89,9 @@ def server(
         "derp_config_path": derp_config_path,
         "derp_force_websockets": derp_force_websockets,
         "block_direct_connections": block_direct_connections,
+        "require_direct_connections": require_direct_connections,
+        "derp_prefer_region": derp_prefer_region,
+        "block_ipv6": block_ipv6,
         "stun_address": stun_address,
         "prometheus_enable": prometheus_enable,
         "prometheus_address": prometheus_address,

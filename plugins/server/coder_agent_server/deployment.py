@@ -23,11 +23,15 @@ from .documents.workspaces import TemplateIds
 from .limits import RateLimit
 from .options import ServerOptions
 from .passwords import Passwords
+from .path_reports import ReportBoard
 from .presence import Presence
 from .resume import ResumeTokens
 from .store.database import Database
 from .store.deployment import DeploymentFacts
 from .version import build_version
+
+REPORTS_PER_MINUTE = 30
+"""Path reports that one agent may make; ours make six at most (coder_agent/path_reports.py)."""
 
 
 def utc_now() -> datetime:
@@ -59,6 +63,8 @@ class Deployment:
     version: str = field(init=False)
     api_limit: RateLimit = field(init=False)
     login_limit: RateLimit = field(init=False)
+    report_limit: RateLimit = field(init=False)
+    paths: ReportBoard = field(default_factory=ReportBoard)
 
     def __post_init__(self) -> None:
         self.presence = Presence(self.clock)
@@ -68,6 +74,7 @@ class Deployment:
         self.version = build_version(self.options.name)
         self.api_limit = RateLimit(self.options.api_rate_limit, time.monotonic)
         self.login_limit = RateLimit(self.options.login_rate_limit, time.monotonic)
+        self.report_limit = RateLimit(REPORTS_PER_MINUTE, time.monotonic)
 
     def view(self) -> AgentView:
         """The present, for documents about agents."""
@@ -77,9 +84,14 @@ class Deployment:
         """What a connected peer last published about itself."""
         return self.coordinator.node(peer_id)
 
+    def knows_key(self, node_key: str) -> bool:
+        """Is a node with this key (``nodekey:…``) connected here?"""
+        return any(str(peer.node.key) == node_key for peer in self.coordinator.peers() if peer.node is not None)
+
     def remove_agent(self, agent_id: UUID, reason: str) -> None:
         """The agent is gone for good: its connection and its users' end, and peers drop it at once."""
         self.presence.close(agent_id, reason)
+        self.paths.forget(agent_id)
         self.coordinator.remove(agent_id, reason)
         self.clients.close_agent(agent_id, reason)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from coder_agent.base.path_rules import DirectRule, PathRules
+from coder_agent.base.path_rules_json import MAX_REGION
 from coder_agent.errors import ConfigError
 
 from .settings import ServerSettings
@@ -77,7 +79,7 @@ class ServerOptions:
     tls: TlsOptions | None
     data_dir: Path
     relay: RelayOptions
-    block_direct: bool
+    rules: PathRules
     stun_address: HostPort | None
     stun_address_is_default: bool
     metrics_address: HostPort | None
@@ -87,6 +89,11 @@ class ServerOptions:
     api_rate_limit: int
     login_rate_limit: int
     session_duration: timedelta
+
+    @property
+    def block_direct(self) -> bool:
+        """Is everybody relayed?"""
+        return self.rules.direct is DirectRule.NEVER
 
     @property
     def database_path(self) -> Path:
@@ -110,7 +117,7 @@ def resolve_options(settings: ServerSettings, default_data_dir: Callable[[], Pat
         tls=tls,
         data_dir=Path(settings.data_dir).expanduser() if settings.data_dir else default_data_dir(),
         relay=_relay(settings),
-        block_direct=settings.block_direct_connections,
+        rules=_rules(settings),
         stun_address=stun,
         stun_address_is_default=is_default,
         metrics_address=(
@@ -167,6 +174,19 @@ def _tls(settings: ServerSettings) -> TlsOptions | None:
         if not Path(name).is_file():
             raise ConfigError(f"{setting}: there is no file {name}")
     return TlsOptions(parse_address("tls_address", settings.tls_address), Path(cert), Path(key))
+
+
+def _rules(settings: ServerSettings) -> PathRules:
+    never, only = settings.block_direct_connections, settings.require_direct_connections
+    if never and only:
+        raise ConfigError(
+            "block_direct_connections and require_direct_connections exclude each other", hint="set at most one of them"
+        )
+    if not 0 <= settings.derp_prefer_region <= MAX_REGION:
+        raise ConfigError(f"derp_prefer_region: {settings.derp_prefer_region} is not in 0…{MAX_REGION}")
+    direct = DirectRule.NEVER if never else DirectRule.ONLY if only else DirectRule.AUTO
+    rules = PathRules(direct, settings.derp_prefer_region, not settings.block_ipv6)
+    return rules if rules == PathRules() else replace(rules, set_by="the deployment")
 
 
 def _relay(settings: ServerSettings) -> RelayOptions:

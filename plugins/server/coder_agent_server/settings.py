@@ -38,6 +38,13 @@ class ServerSettings(BaseModel):
         600, "CODER_DERP_CONFIG_REFRESH_SECONDS", "How often it is read again; 0 = only on SIGHUP."
     )
     block_direct_connections: bool = _setting(False, "CODER_BLOCK_DIRECT", "Relay only, for everybody.")
+    require_direct_connections: bool = _setting(
+        False, "CODER_REQUIRE_DIRECT", "No relay for data, for everybody; relays still help to find direct paths."
+    )
+    derp_prefer_region: int = _setting(
+        0, "CODER_DERP_PREFER_REGION", "Relay region for everybody who can use it; 0 = each the nearest."
+    )
+    block_ipv6: bool = _setting(False, "CODER_BLOCK_IPV6", "Direct connections over IPv4 only, for everybody.")
     stun_address: str = _setting(
         "",
         "CODER_STUN_ADDRESS",

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from coder_agent.base.derp_map_json import to_json
+from coder_agent.base.path_rules import DirectRule
+from coder_agent.base.path_rules_json import rules_to_json
 
+from ..path_rules import rules_for
 from . import Document, moment
 
 if TYPE_CHECKING:
     from ..deployment import Deployment
+    from ..store.schema import Workspace
 
 HOME_PAGE = "https://github.com/coder/coder"
 """`external_url` and `docs_url`: where people may read about what this is compatible with."""
@@ -32,12 +36,15 @@ def build_info_document(server: Deployment) -> Document:
     }
 
 
-def connection_document(server: Deployment) -> Document:
-    """What a client needs to build its side of the tailnet."""
+def connection_document(server: Deployment, workspace: Workspace | None = None) -> Document:
+    """What a client needs to build its side of the tailnet, to reach `workspace`. `path_rules` is ours: stock clients
+    know the one rule that has a name of its own."""
+    rules = rules_for(server.options, workspace)
     return {
         "derp_map": {"HomeParams": {"RegionScore": {}}, **to_json(server.derp_map.current)},
         "derp_force_websockets": server.options.relay.force_websockets,
-        "disable_direct_connections": server.options.block_direct,
+        "disable_direct_connections": rules.direct is DirectRule.NEVER,
+        "path_rules": rules_to_json(rules),
         "hostname_suffix": server.options.hostname_suffix,
     }
 

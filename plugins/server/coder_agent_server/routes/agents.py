@@ -59,8 +59,8 @@ async def get_agent(request: Request) -> Response:
 
 async def agent_connection(request: Request) -> Response:
     """What a client needs before it dials an agent."""
-    await path_agent(request, await signed_in(request))
-    return JSONResponse(connection_document(deployment(request)))
+    agent = await path_agent(request, await signed_in(request))
+    return JSONResponse(connection_document(deployment(request), agent.workspace))
 
 
 async def generic_connection(request: Request) -> Response:

@@ -10,11 +10,13 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from coder_agent.base.path_rules import DirectRule
 from coder_agent.protocols.tailnet.convert import derp_map_to_proto
 from coder_agent.protocols.tailnet.proto import agent_pb2 as pb
 from coder_agent.rpc import Handlers, RpcError, unary
 
 from ..deployment import Deployment
+from ..path_rules import rules_for
 from ..store import agents as store
 from ..store.schema import Agent
 from ..store.workspaces import touch_workspace
@@ -65,6 +67,7 @@ class AgentService:
     async def get_manifest(self, request: pb.GetManifestRequest) -> Message:
         """Who the agent is and how it shall connect. No scripts, apps or metadata: READY follows at once."""
         workspace = self._agent.workspace
+        rules = rules_for(self._server.options, workspace)
         return pb.Manifest(
             agent_id=self._agent.id.bytes,
             agent_name=self._agent.name,
@@ -72,7 +75,7 @@ class AgentService:
             workspace_id=workspace.id.bytes,
             workspace_name=workspace.name,
             directory=self._agent.directory,
-            disable_direct_connections=self._server.options.block_direct,
+            disable_direct_connections=rules.direct is DirectRule.NEVER,
             derp_force_websockets=self._server.options.relay.force_websockets,
             derp_map=derp_map_to_proto(self._server.derp_map.current),
         )

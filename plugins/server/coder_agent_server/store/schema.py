@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import JSON, ForeignKey, Index, MetaData, String, UniqueConstraint, Uuid, text
@@ -108,6 +109,7 @@ class Workspace(Base):
     build_id: Mapped[UUID]
     resource_id: Mapped[UUID]
     job_id: Mapped[UUID]
+    path_rules: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict, server_default="{}")
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     last_used_at: Mapped[datetime]

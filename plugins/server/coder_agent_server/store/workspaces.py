@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import Select, func, select
@@ -129,3 +130,12 @@ async def touch_workspace(session: AsyncSession, workspace_id: UUID, now: dateti
     workspace = await session.get(Workspace, workspace_id)
     if workspace is not None:
         workspace.last_used_at = now
+
+
+async def set_path_rules(session: AsyncSession, workspace_id: UUID, rules: dict[str, Any], now: datetime) -> bool:
+    """Replace a workspace's path rules; {} = none. False if it is gone."""
+    workspace = await session.get(Workspace, workspace_id)
+    if workspace is None:
+        return False
+    workspace.path_rules, workspace.updated_at = rules, now
+    return True

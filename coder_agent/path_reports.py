@@ -1,0 +1,83 @@
+"""Which way an agent's packets go to each peer, told to its server whenever that changes.
+
+The document, as `GET /api/v2/workspaces/{id}/paths` shows it for each agent:
+
+    {"peers": [{"peer_id": UUID, "key": "nodekey:…", "kind": "direct" | "relayed" | "none", "path": "ip:port" |
+                "derp:<region>" | "", "latency_ms": number | null, "wire_mtu": bytes | null, "active": bool,
+                "verdict": verdict/document.py}]}
+
+Bounded: the 64 peers that are active or came last. Changes are gathered for a second, and at least ten lie between two
+reports, so that paths which flap do not keep a server busy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from uuid import UUID
+
+import anyio
+
+from .agent_api import AgentApi
+from .base.node import Node
+from .base.paths import PathKind
+from .explain import explain
+from .hooks.events import Event, PathChanged, PeerChanged
+from .node import TailnetNode
+from .verdict.document import to_document
+
+GATHER = 1.0
+"""Seconds after a change until it is told: a search for a path has changed its mind by then."""
+INTERVAL = 10.0
+"""Seconds between two reports, at least."""
+MAX_PEERS = 64
+
+
+def paths_document(node: TailnetNode, peers: Mapping[UUID, Node]) -> dict[str, object]:
+    """The report of `node` about `peers`, by the ids that the coordinator knows them by."""
+    newest = list(reversed(peers.items()))
+    newest.sort(key=lambda item: not node.path(item[1].key).active)
+    return {"peers": [_peer(node, peer_id, peer) for peer_id, peer in newest[:MAX_PEERS]]}
+
+
+def _peer(node: TailnetNode, peer_id: UUID, peer: Node) -> dict[str, object]:
+    status = node.path(peer.key)
+    path = str(status.addr) if status.kind is PathKind.DIRECT else f"derp:{status.region}" if status.region else ""
+    return {
+        "peer_id": str(peer_id),
+        "key": str(peer.key),
+        "kind": status.kind.value,
+        "path": path,
+        "latency_ms": None if status.latency is None else round(status.latency * 1000, 3),
+        "wire_mtu": status.wire_mtu or None,
+        "active": status.active,
+        "verdict": to_document(explain(node, peer.key, "the peer")),
+    }
+
+
+class PathReporter:
+    """Tells the server about path changes. `linked` when there is a (new) connection to it, `heard` for each event."""
+
+    def __init__(self, api: AgentApi) -> None:
+        self._api = api
+        self._changed = anyio.Event()
+        self._wanted = True
+
+    def linked(self) -> None:
+        """Perhaps it is another server, or a newer one: it is told all again."""
+        self._wanted = True
+        self._changed.set()
+
+    def heard(self, event: Event) -> None:
+        """Something happened in the node."""
+        if isinstance(event, PathChanged | PeerChanged):
+            self._changed.set()
+
+    async def run(self, node: TailnetNode, peers: Mapping[UUID, Node]) -> None:
+        """Report until cancelled."""
+        while True:
+            await self._changed.wait()
+            await anyio.sleep(GATHER)
+            self._changed = anyio.Event()
+            if self._wanted:
+                self._wanted = await self._api.report_paths(paths_document(node, peers))
+                await anyio.sleep(INTERVAL - GATHER)
