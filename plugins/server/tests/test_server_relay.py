@@ -8,19 +8,23 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import uuid4
 
 import anyio
 import anyio.abc
 import anyio.streams.tls
 import pytest
 import trustme
+from coder_agent_server.routes import relay as relay_routes
 from coder_agent_server.serving import Running, open_server
-from coder_agent_server.testing import make_options
+from coder_agent_server.testing import Api, make_options, run_server
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from coder_agent.base.burst import Burst
-from coder_agent.base.keys import NodePrivate, NodePublic
+from coder_agent.base.coordinate import PeerRequest
+from coder_agent.base.keys import DiscoPrivate, NodePrivate, NodePublic
+from coder_agent.base.node import Node
 from coder_agent.hooks.manager import PluginHost, build_plugin_manager
 from coder_agent.hooks.settings import load_settings
 from coder_agent.protocols.derp.client import DerpClient, PacketsReceived
@@ -183,3 +187,32 @@ async def test_every_way_in_leads_to_the_same_relay(tmp_path: Path, host: Plugin
         metrics = running.deployment.relay
         assert metrics is not None
         assert metrics.metrics()["clients"] == len(peers)
+
+
+# ---------------------------------------------------------------- relays that ask whom we know
+
+
+class Anybody:
+    """A coordination role that may do everything."""
+
+    def check(self, request: PeerRequest) -> None:
+        """Yes."""
+
+
+async def test_a_relay_of_its_own_asks_whether_we_know_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_routes, "VERIFY_PATIENCE", 0.3)
+    key = NodePrivate.generate(os.urandom).public()
+    disco = DiscoPrivate.generate(os.urandom).public()
+    async with run_server(tmp_path) as server, Api(server.url) as relay:
+
+        async def ask(**body: object) -> tuple[int, object]:
+            answer = await relay.post("/api/v2/derp/verify", json=body)
+            return answer.status_code, answer.json()
+
+        assert await ask(NodePublic=str(key), Source="192.0.2.1") == (200, {"Allow": False})
+        session = server.running.deployment.coordinator.connect(uuid4(), Anybody(), name="dev", wake=lambda: None)
+        session.request(PeerRequest(update_self=Node(id=1, key=key, disco=disco, preferred_derp=999)))
+        assert await ask(NodePublic=str(key)) == (200, {"Allow": True})
+        session.close()
+        assert (await ask(NodePublic=str(key)))[1] == {"Allow": False}
+        assert (await ask(Source="x"))[0] == 400

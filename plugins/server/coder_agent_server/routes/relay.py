@@ -8,20 +8,25 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 import anyio
+from pydantic import BaseModel, Field
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from coder_agent.base.addresses import AddrPort
 from coder_agent.errors import CoderAgentError
 
+from ..bodies import read_json
 from ..deployment import deployment
 from ..problems import Problem
 from ..rpc.sockets import RelaySocket, refuse
 from ..upgrade import HandedOver, UpgradeUnavailable, offered_upgrade
 
 SUBPROTOCOL = "derp"
+VERIFY_PATIENCE = 2.0
+"""Seconds; relays wait 5 for the answer."""
+VERIFY_POLL = 0.1
 _CORS = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Allow-Methods": "GET, OPTIONS",
@@ -32,6 +37,13 @@ _CORS = {
 """Dashboards of other deployments measure us from the browser. Source: coder coderd/httpmw/cors.go, latencycheck.go."""
 
 
+class VerifyBody(BaseModel):
+    """A relay's question. `source` is the client's address as the relay sees it; nothing depends on it here."""
+
+    node_public: str = Field(alias="NodePublic", max_length=128)
+    source: str = Field("", alias="Source", max_length=64)
+
+
 def routes() -> list[BaseRoute]:
     """Routes at the root."""
     return [
@@ -40,6 +52,27 @@ def routes() -> list[BaseRoute]:
         Route("/derp/latency-check", derp_latency_check, methods=["GET", "HEAD"]),
         Route("/latency-check", latency_check, methods=["GET", "HEAD", "OPTIONS"]),
     ]
+
+
+def api_routes() -> list[BaseRoute]:
+    """Routes under ``/api/v2``."""
+    return [Route("/derp/verify", verify, methods=["POST"])]
+
+
+async def verify(request: Request) -> Response:
+    """May this node use a relay? Asked by stand-alone relays (`coder derp --coder-url`, or a stock derper's
+    ``-verify-client-url``); source: tailscale tailcfg/derpmap.go DERPAdmitClientRequest.
+
+    Open to everybody: the answer says no more than whether a key, which only its peers know, is connected here. A node
+    may reach its relay a moment before its news reaches us, so a no is thought over for `VERIFY_PATIENCE`.
+    """
+    server = deployment(request)
+    body = await read_json(request, VerifyBody)
+    allowed = False
+    with anyio.move_on_after(VERIFY_PATIENCE):
+        while not (allowed := server.knows_key(body.node_public)):
+            await anyio.sleep(VERIFY_POLL)
+    return JSONResponse({"Allow": allowed})
 
 
 async def upgrade(request: Request) -> Response:
