@@ -45,10 +45,10 @@ PULSE = 0.05
 shortest TCP time-out (200 ms), so that a dead path is left before TCP slows down for it."""
 IDLE_PULSES = 20
 """Pulses without a packet either way after which they stop: a second."""
-DOUBT_AFTER, DOUBT_MARGIN = 0.15, 0.1
+DOUBT_AFTER, DOUBT_MARGIN, DOUBT_JITTER = 0.15, 0.1, 0.25
 """An answer missing for the first, or three round trips if that is longer (but not more than one round trip and the
-second), or longer than the path's own jitter explains, puts the path in doubt. Both are longer than a delayed ACK (40
-ms)."""
+second), or longer than the path's own jitter explains (of which no more than the third is believed: TCP's estimate is
+far too high after a handshake over another way), puts the path in doubt. All are longer than a delayed ACK (40 ms)."""
 LATE_PULSE = 0.05
 """A pulse that is late by this judges nothing: we were busy or asleep, and answers may be waiting in the socket."""
 DOUBT_PING_INTERVAL = 0.2

@@ -21,7 +21,7 @@ _HISTORY = (1 << 24) - 1
 
 def patience(rtt: float, jitter_bound: float) -> float:
     """How long to wait for an answer before doubting, in seconds."""
-    return max(c.DOUBT_AFTER, min(3 * rtt, rtt + c.DOUBT_MARGIN), jitter_bound)
+    return max(c.DOUBT_AFTER, min(3 * rtt, rtt + c.DOUBT_MARGIN), min(jitter_bound, rtt + c.DOUBT_JITTER))
 
 
 class Doubt:
