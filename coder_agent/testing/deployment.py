@@ -187,7 +187,8 @@ class Deployment:
             *self.flags,
         )
         self.port = int(program.wait_for(r"Started HTTP listener at http://\S+:(\d+)")[1])
-        self.stun_port = int(program.wait_for(r"Started STUN responder at udp port (\d+)")[1])
+        if "--block-direct-connections" not in self.flags:  # which leaves nothing to ask STUN for
+            self.stun_port = int(program.wait_for(r"Started STUN responder at udp port (\d+)")[1])
         return program
 
     def start_agent(self, workspace: Registered, *flags: str, url: str = "", verbose: bool = True) -> Program:

@@ -73,15 +73,18 @@ async def _watch(workspace: Workspace, began: float) -> None:
 
 
 async def _talk(workspace: Workspace, pause: float) -> None:
+    """Ask, and ask again until there is an answer; `took` counts from the first asking."""
+    began = time.monotonic()
     while True:
-        began = time.monotonic()
         try:
-            await workspace.ping_tunnel(timeout=1)
-            now = time.monotonic()
-            say("pong", kind=workspace.path().kind.value, took=round(now - began, 3), at=now)
+            await workspace.ping_tunnel(timeout=0.5)
         except PeerUnreachable:
             say("silence", at=time.monotonic())
+            continue
+        now = time.monotonic()
+        say("pong", kind=workspace.path().kind.value, took=round(now - began, 3), at=now)
         await anyio.sleep(pause)
+        began = time.monotonic()
 
 
 def _tell_evidence(workspace: Workspace) -> None:

