@@ -15,7 +15,7 @@ def check(topology: Topology) -> None:
 
 
 def _problems(topology: Topology) -> Iterator[str]:
-    names = [one.name for one in (*topology.hosts, *topology.routers)]
+    names = [*(host.name for host in topology.hosts), *(router.name for router in topology.routers)]
     yield from (f"two things are called {name!r:.40}" for name in set(names) if names.count(name) > 1)
     for host in topology.hosts:
         if not host.interfaces:

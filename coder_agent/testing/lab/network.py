@@ -17,14 +17,13 @@ from .clock import Clock
 from .flows import Flows
 from .lane import IPV4_OVERHEAD, IPV6_OVERHEAD, Lane
 from .nat import Nat
+from .relays import Relays
 from .topology import INTERNET, OPEN, Cut, Host, Interface, LinkRules, Router, Topology
 
 Receive = Callable[[list[bytes], AddrPort, int], None]
 """What a host does with datagrams that arrive together: (them, where from, local port)."""
 CORE = "core"
 """Name of the link across the Internet, for `Network.set_link`."""
-RELAY_QUEUE = 0.5
-"""Seconds of traffic that a relay with a rate keeps for one sender before it drops."""
 
 
 class Packets(NamedTuple):
@@ -54,7 +53,7 @@ class Network:
         self._lanes: dict[tuple[str, bool], Lane] = {}
         self._nats: dict[str, Nat] = {}
         self._flows: dict[str, Flows] = {}
-        self._relay_free_at: dict[tuple[str, int], float] = {}
+        self._relays = Relays(clock, self.counters)
         self._is_sending = False
         self.topology = topology
         self.reshape(topology)
@@ -149,17 +148,7 @@ class Network:
         if found is None or self._is_cut_off(sender) or self._is_cut_off(target):
             self.counters["relay-down"] += len(rows)
             return False
-        now = self.clock.now
-        wait = 0.0
-        if found.rate:
-            starts = max(self._relay_free_at.get((sender, region), now), now)
-            if starts - now > RELAY_QUEUE:
-                self.counters["relay-full"] += len(rows)
-                return True
-            free = self._relay_free_at[sender, region] = starts + sum(map(len, rows)) * 8 / found.rate
-            wait = free - now
-        self.counters["relayed"] += len(rows)
-        self.clock.call_at(now + wait + found.latency_of(sender) + found.latency_of(target), deliver)
+        self._relays.carry(found, sender, target, list(rows), deliver)
         return True
 
     def ask_port(self, name: str, port: int) -> AddrPort | None:
