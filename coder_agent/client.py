@@ -95,7 +95,14 @@ class Workspace:
         return await explain_after_asking(self.node, self.key)
 
     async def wait_direct(self) -> PathStatus:
-        """Wait for a direct path. Bound it with a time-out: there may never be one."""
+        """Wait for a direct path. Bound it with a time-out: there may never be one. Raises PathRefused if a rule
+        forbids it."""
+        rules = self.path().rules
+        if rules.direct is DirectRule.NEVER:
+            raise PathRefused(
+                f"workspace {self.agent.label}: no direct path: {rules.refusal('direct connections are')}",
+                hint="a path through the relay is all there is under this rule",
+            )
         return await self.node.wait_path(self.key, PathKind.DIRECT)
 
     def region_code(self, region: int) -> str:

@@ -56,7 +56,7 @@ ROOMS: dict[str, Room] = {
     "node": room(f"{CORES} hooks runtime explain __version__", "the public face of the runtime"),
     "explain": room("errors base magicsock verdict hooks node", "what the cores know of a path, as a verdict wants it"),
     "peers": room("errors base coordination node", "what a coordinator says, told to a node"),
-    "compose": room("errors hooks node", "plugins and settings in, a node's configuration out"),
+    "compose": room("base errors hooks node", "plugins and settings in, a node's configuration out"),
     "agent": room(f"{CORES} hooks runtime {ROOTS} __version__", "a composition root"),
     "agent_api": room("errors base hooks runtime.http", "our own requests beside Coder's protocol"),
     "path_reports": room(f"errors base verdict hooks {ROOTS}", "a node's paths, told to its server"),
@@ -75,8 +75,8 @@ ROOMS: dict[str, Room] = {
 """What a room may import from the core: rooms, or single modules of a room."""
 
 FOR_PLUGINS = (
-    "errors base protocols verdict hooks node explain rpc http stun_responder client api workspace_name cli __version__ hookimpl"
-    " connect"
+    "errors base protocols verdict hooks node explain rpc http stun_responder client api workspace_name cli __version__"
+    " hookimpl connect"
 )
 PLUGINS_WHY = "what plugins may import is what we keep stable; runtime is not, and plugins must be removable one by one"
 PLUGINS_EXTRA = {

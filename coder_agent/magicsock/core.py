@@ -97,11 +97,15 @@ class Magicsock:
     def suggest_endpoints(self, key: NodePublic, endpoints: Sequence[AddrPort], now: float) -> list[Effect]:
         """Our own sources saw the peer at these addresses (by mDNS, say): the whole list, replacing the former one.
 
-        Nothing is believed: the addresses are pinged like all others, at once if packets for the peer are waiting.
+        Nothing is believed: the addresses are pinged like all others, at once if packets for the peer are waiting; and
+        an address that answers keeps carrying packets, for anybody on a LAN can say goodbye in the peer's name.
         """
         peer = self._peers.get(key)
         if peer is None:
             return NOTHING
+        if peer.best is not None and peer.is_trusted(now):
+            in_use = peer.best.addr
+            endpoints = [*(one.addr for one in peer.candidates if one.suggested and one.addr == in_use), *endpoints]
         news = peer.candidates.list_from_sources(endpoints, now)
         effects: list[Effect] = []
         if peer.drop_lost_best():

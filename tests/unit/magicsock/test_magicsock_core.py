@@ -782,3 +782,57 @@ def test_the_preferred_region_is_used_while_the_peer_is_connected_there() -> Non
     assert world.core.route(world.far.key, T0 + 1)[0] == Route(None, 4)
     world.core.peer_gone(world.far.key, 4, T0 + 2)
     assert world.core.route(world.far.key, T0 + 2)[0] == Route(None, HOME)
+
+
+# ------------------------------------------------------------ what our own sources saw
+
+
+def test_a_suggested_address_is_tried_at_once_if_packets_wait_and_else_with_the_first() -> None:
+    world = World(home=0)
+    assert world.core.suggest_endpoints(world.far.key, [LAN], T0) == []  # nobody wants to reach it yet
+    assert set(world.far.pings(world.core.route(world.far.key, T0 + 1)[1])) == {UdpPath(LAN)}
+    other = AddrPort("192.168.1.21", 41641)
+    effects = world.core.suggest_endpoints(world.far.key, [LAN, other], T0 + 2)
+    assert set(world.far.pings(effects)) == {UdpPath(other)}
+    answer = world.knock(effects, other, T0 + 2)
+    assert updates(world.knock(answer, other, T0 + 2.01)) == [(PathKind.DIRECT, str(other), "pong")]
+    sources = {one.addr: one.sources for one in world.core.path(world.far.key).candidates}
+    assert sources[LAN] == ("suggested",)
+
+
+def test_suggestions_replace_each_other_and_neither_make_nor_break_what_others_vouch_for() -> None:
+    world = World(LAN)
+    world.core.suggest_endpoints(world.far.key, [LAN, WAN], T0)
+    world.core.suggest_endpoints(world.far.key, [], T0)
+    assert [one.addr for one in world.core.path(world.far.key).candidates] == [LAN]
+    world.core.suggest_endpoints(world.far.key, [LAN], T0)
+    world.core.upsert_peer(world.far.key, world.far.public, home=HOME, endpoints=[], now=T0)
+    assert [one.addr for one in world.core.path(world.far.key).candidates] == [LAN]
+    assert world.core.suggest_endpoints(Far(61, world.public).key, [WAN], T0) == []  # a stranger
+
+
+def test_a_forged_goodbye_does_not_end_a_path_that_answers() -> None:
+    world = World()
+    world.core.suggest_endpoints(world.far.key, [LAN, WAN], T0)
+    world.go_direct()
+    assert world.core.suggest_endpoints(world.far.key, [], T0 + 1) == []
+    assert world.core.route(world.far.key, T0 + 1)[0] == Route(UdpPath(LAN), None)
+    assert [one.addr for one in world.core.path(world.far.key).candidates] == [LAN]
+    effects = world.core.suggest_endpoints(world.far.key, [], T0 + 60)
+    assert updates(effects) == [(PathKind.RELAYED, "derp:1", "candidate-gone")]
+
+
+def test_suggestions_without_end_are_a_few_addresses() -> None:
+    world = World()
+    many = [AddrPort(f"10.0.{number >> 8}.{number & 255}", 7) for number in range(1, 3000)]
+    world.core.suggest_endpoints(world.far.key, [AddrPort("0.0.0.0", 7), AddrPort("224.0.0.251", 7), *many], T0)
+    assert len(world.core.path(world.far.key).candidates) == c.MAX_SUGGESTED_ENDPOINTS
+    pings = world.far.pings(world.core.route(world.far.key, T0)[1])
+    assert len(pings) == c.MAX_SUGGESTED_ENDPOINTS
+
+
+def test_where_direct_paths_are_forbidden_suggestions_are_not_tried() -> None:
+    world = World(rules=NEVER)
+    world.core.suggest_endpoints(world.far.key, [LAN], T0)
+    effects = world.core.route(world.far.key, T0)[1] + world.core.suggest_endpoints(world.far.key, [WAN], T0 + 1)
+    assert world.far.pings(effects) == {}
