@@ -2,8 +2,8 @@
 
 Read first: `topology.py` (what a network is, as data) and `laboratory.py` (how one is run). `places.py` has the ten
 places of the NAT matrix, `fixes.py` what a user could change, `encoding.py` the JSON form. Under them lie `network.py`
-(packets, hop by hop), `nat.py`, `flows.py` (firewalls), `lane.py` (links), `relays.py` and `clock.py`. `host.py` is a node with a
-path core only, `world.py` one with engine, WireGuard and TCP.
+(packets, hop by hop), `nat.py`, `flows.py` (firewalls), `lane.py` (links), `relays.py` and `clock.py`. `host.py` is a
+node with a path core only, `world.py` one with engine, WireGuard and TCP.
 
 What is not modelled: fragmentation (a packet beyond the MTU vanishes, as with DF set) and ICMP.
 """
