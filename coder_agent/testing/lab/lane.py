@@ -40,8 +40,9 @@ class Lane:
             self._counters["cut"] += len(rows)
             return []
         largest = rules.mtu - overhead
-        fitting = [row for row in rows if len(row) <= largest]
-        if len(fitting) < len(rows):
+        fitting = rows
+        if max(map(len, rows), default=0) > largest:
+            fitting = [row for row in rows if len(row) <= largest]
             self._counters["too-big"] += len(rows) - len(fitting)
         if self._is_clean:
             return [(rules.latency, fitting)] if fitting else []
