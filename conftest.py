@@ -38,6 +38,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever runs the tests may be a user of the program: their server, token and plugins are not ours."""
     for name in [name for name in os.environ if name.startswith("CODER_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("CODER_PLUGIN_DISCOVERY_MDNS__ENABLED", "false")  # tests say nothing on the real LAN
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook

@@ -79,7 +79,10 @@ class Machine:
         """The whole environment of a program: nothing of whoever runs the tests but where programs are."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = os.pathsep.join([str(BIN), os.environ.get("PATH", os.defpath)])
-        return {"PATH": path, "HOME": str(self.folder), "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1", **(more or {})}
+        plain = {"PATH": path, "HOME": str(self.folder), "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
+        if self.host is None:  # on this machine itself, whose LAN is none of the test's business
+            plain["CODER_PLUGIN_DISCOVERY_MDNS__ENABLED"] = "false"
+        return {**plain, **(more or {})}
 
     def run(
         self, *command: str, timeout: float = PATIENCE, stdin: str | None = None, env: Mapping[str, str] | None = None

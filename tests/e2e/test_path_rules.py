@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from coder_agent.testing.deployment import Deployment, Registered, until
+from coder_agent.testing.deployment import Deployment, Registered, interrupt, until
 from coder_agent.testing.netns import Lab, unavailable
 
 pytestmark = [
@@ -91,3 +92,27 @@ def test_a_rule_of_the_deployment_stands_above_everything(lab: Lab, tmp_path: Pa
         refused = place.user.coder("ping", dev.name, "--disable-direct-connections")
         assert refused.code == 1
         assert "the deployment allows direct connections only" in refused.err
+
+
+@pytest.mark.skipif(shutil.which("tcpdump") is None, reason="tcpdump is not installed")
+def test_where_direct_connections_are_blocked_no_udp_leaves_either_machine(lab: Lab, tmp_path: Path) -> None:
+    """No disco, no WireGuard, no STUN, no port mapping, no multicast: relays speak TCP."""
+    hosts = (lab.host("server"), lab.host("user"), lab.host("agent"))
+    lab.switch(*hosts)
+    with Deployment(tmp_path, hosts[0].address4, hosts) as place:
+        place.start_server()
+        place.sign_in()
+        dev = place.create("dev")
+        assert place.user.coder("path-rules", dev.name, "--direct", "never").code == 0
+        captures = [
+            place.start(machine, "tcpdump", "-l", "-n", "-i", "any", "udp") for machine in (place.user, place.workspace)
+        ]
+        for capture in captures:
+            capture.wait_for("listening on any")
+        place.start_agent(dev)
+        ping = place.user.coder("ping", dev.name, "-n", "10", "--wait", "200ms")
+        assert ping.out.count("proxied via DERP") == 10, str(ping)
+        for capture in captures:
+            assert " UDP" not in capture.output
+            interrupt(capture)
+            capture.wait_for("^0 packets captured")
