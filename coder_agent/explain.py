@@ -16,6 +16,7 @@ from .base.keys import NodePublic
 from .base.path_rules import PathRules
 from .hooks.events import PathExplained
 from .magicsock.status import PathStatus
+from .verdict.causes import Cause
 from .verdict.judge import judge
 from .verdict.situation import Attempt, Region, RelayFacts, Situation, Verdict
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 ASK_TIMEOUT = 1.5
 """Seconds that a peer's report is waited for: a round trip through a distant relay takes a third of it."""
 ASK_POLL = 0.02
+SETTLE_TIMEOUT, SETTLE_PAUSE = 8.0, 0.5
+"""Seconds that a command waits for a verdict; by then STUN has given up (5 s) and the other end has told so."""
+_MAY_CHANGE = (Cause.STILL_SEARCHING, Cause.BIRTHDAY_RUNNING, Cause.NO_RELAY_SIGNALLING)
 WATCH_INTERVAL = 5.0
 """Seconds between looks at paths that did not change: a search ends without an event."""
 WATCH_PAUSE = 0.25
@@ -136,6 +140,17 @@ async def explain_after_asking(
     """The verdict with the peer's newest account of itself, if it gives one in time."""
     await ask(node, key, timeout=timeout)
     return explain(node, key, there)
+
+
+async def settle(node: TailnetNode, key: NodePublic, *, timeout: float = SETTLE_TIMEOUT) -> None:
+    """Ask, and wait until the verdict is not merely that the search goes on, at most `timeout` seconds."""
+    with anyio.move_on_after(timeout):
+        while True:
+            await ask(node, key)
+            if explain(node, key).code not in _MAY_CHANGE:
+                return
+            with anyio.move_on_after(SETTLE_PAUSE):
+                await node.wait_any_path()
 
 
 async def watch_verdicts(node: TailnetNode) -> None:

@@ -70,20 +70,3 @@ class Cause(StrEnum):
     def is_direct(self) -> bool:
         """True if this is a way of being direct."""
         return self.value.startswith("direct_")
-
-    @property
-    def is_settled(self) -> bool:
-        """False while waiting may change the answer, or where nobody knows."""
-        return self not in _UNSETTLED
-
-
-_UNSETTLED = frozenset(
-    [
-        Cause.STILL_SEARCHING,
-        Cause.BIRTHDAY_RUNNING,
-        Cause.NO_RELAY_SIGNALLING,
-        Cause.PEER_GONE,
-        Cause.PEER_IS_STOCK_UNKNOWN,
-        Cause.UNKNOWN,
-    ]
-)

@@ -19,7 +19,7 @@ from coder_agent.cli.durations import format_latency, parse_duration
 from coder_agent.cli.output import Output, OutputOption, note, print_json, print_table
 from coder_agent.client import ClientConfig, Workspace, open_workspace
 from coder_agent.errors import PeerUnreachable
-from coder_agent.explain import ask, situation_of
+from coder_agent.explain import settle, situation_of
 from coder_agent.node import Pong
 from coder_agent.verdict.document import to_document
 from coder_agent.verdict.judge import judge
@@ -177,7 +177,8 @@ class _Run:
     async def _conclude(self, workspace: Workspace) -> None:
         if not self.summary.total:
             return
-        await ask(workspace.node, workspace.key)
+        with anyio.CancelScope() as self._pinging:  # Ctrl-C: say what is known so far
+            await settle(workspace.node, workspace.key)
         situation = situation_of(workspace.node, workspace.key)
         verdict = judge(situation)
         diagnostics = diagnose(situation)

@@ -18,7 +18,7 @@ from coder_agent.cli.durations import format_latency
 from coder_agent.cli.output import Output, OutputOption, note, print_json
 from coder_agent.client import ClientConfig, Workspace, open_workspace
 from coder_agent.errors import PeerUnreachable
-from coder_agent.explain import ask, explain, situation_of
+from coder_agent.explain import ask, explain, settle, situation_of
 from coder_agent.hooks.events import Event, EventSink, PathChanged
 from coder_agent.node import PathStatus
 from coder_agent.verdict.document import report_to_document, to_document
@@ -29,8 +29,6 @@ from coder_agent.workspace_name import WorkspaceName
 from .explain import evidence_lines, headline, verdict_lines
 from .loss import Loss
 
-SETTLE = 3.0
-"""Seconds that a single look gives a direct path to be found."""
 KEEP_ACTIVE = 2.0
 """Seconds between the pings of a watch: often enough to notice loss, and a session stays active for 45 s."""
 PING_TIMEOUT = 1.5
@@ -97,9 +95,7 @@ class _Run:
             await workspace.ping()
         except PeerUnreachable as exc:
             note(f"ping: {exc.message}")
-        with anyio.move_on_after(SETTLE):
-            await workspace.wait_direct()
-        await ask(workspace.node, workspace.key)
+        await settle(workspace.node, workspace.key)
         verdict = judge(situation_of(workspace.node, workspace.key))
         status = workspace.path()
         if self.as_json:
