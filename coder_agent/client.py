@@ -135,6 +135,7 @@ class _Session:
         self.link = ControlLink(config.url, config.token, mode=ClientMode(agent.id), sink=self, dial=config.node.dial)
         self.link.add_tunnel(agent.id)
         node.on_self_changed = self.link.update_self
+        node.on_woke = self.link.reconnect
         self.link.update_self(node.self_node())
 
     def on_derp_map(self, derp_map: DerpMap) -> None:

@@ -53,7 +53,7 @@ from .protocols.netstack.states import State
 from .protocols.wireguard.device import Device
 from .runtime.background import background
 from .runtime.candidates import CandidateHub
-from .runtime.engine import Cores, Engine, Tap
+from .runtime.engine import SLEPT, Cores, Engine, Tap
 from .runtime.streams import TunnelStream as TunnelStream
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,8 @@ HOME_PATIENCE = 1.0
 DIAL_TIMEOUT = 15.0
 """Seconds for a TCP handshake inside the tunnel; covers one lost WireGuard initiation (5 s) and a relay dial (10 s)."""
 
+SLEEP_TICK = 1.0
+"""Seconds between looks at whether the machine slept: half of what the first keystroke afterwards may take."""
 DRAIN_TIMEOUT = 5.0
 """Seconds that a node which is closed gives its closed streams to get their last bytes through."""
 DRAIN_POLL = 0.005
@@ -120,6 +122,8 @@ class TailnetNode:
         self.home = 0
         self.engine = Engine(engine_parts, self, asyncio.get_running_loop())
         self.on_self_changed: Callable[[Node], None] = lambda node: None
+        self.on_woke: Callable[[], None] = lambda: None
+        """Called after the machine slept: what the node does not own (the control connection) is to be made anew."""
         self.on_session_ready: Callable[[NodePublic], None] = lambda peer: None
         self.on_unknown: Callable[[bytes, Path], None] = lambda data, path: None
         self.on_syn: Callable[[SynRequest], None] = lambda request: request.reject(self.engine.now())
@@ -515,6 +519,7 @@ class TailnetNode:
                 exits.callback(self._stop_home_timer)
                 exits.callback(lambda: log.debug("counters: %s", self.engine.all_counters()))
                 self._start_hub(self._tasks)
+                self._tasks.start_soon(self._watch_sleep)
                 self._tasks.start_soon(watch_verdicts, self)
                 yield self
                 await self.drain()
@@ -538,9 +543,28 @@ class TailnetNode:
             self._hub.nat = NatFacts(listen_port=self.config.listen_port)
             tasks.start_soon(self._hub.run, self.config.sources)
 
+    async def _watch_sleep(self) -> None:
+        """Notice that the machine slept or that we were stopped: the clock that counts sleep has jumped."""
+        before = boot_time()
+        while True:
+            await anyio.sleep(SLEEP_TICK)
+            now = boot_time()
+            if now - before > SLEPT:
+                log.info("woke after %.0f s: connecting anew", now - before)
+                self.engine.woke()
+                self.on_woke()
+            before = now
+
     def _stop_home_timer(self) -> None:
         if self._home_timer is not None:
             self._home_timer.cancel()
+
+
+def boot_time() -> float:
+    """Seconds of a clock that also counts while the machine sleeps, where there is one; asyncio's does not on Linux and
+    macOS (clock_gettime(2), CLOCK_BOOTTIME)."""
+    clock = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
 def _rules_of(config: NodeConfig) -> PathRules:

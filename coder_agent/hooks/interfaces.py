@@ -103,6 +103,10 @@ class RelayTransport(Transport, Protocol):
         """Keep a connection to `region` for ever and tell relays which one is home. 0 = none yet."""
         ...
 
+    def reconnect(self, reason: str) -> None:
+        """Connections may be dead without a sign (the machine slept): replace those that are needed, close the rest."""
+        ...
+
     def keep_warm(self, region: int) -> None:
         """Data may be sent through `region` from one moment to the next: connect now if need be, and count this as a
         use. Called every few seconds while it holds."""

@@ -120,6 +120,7 @@ class ControlLink:
         self._reporter = AgentReporter(mode.version, mode.stats) if isinstance(mode, AgentMode) else None
         self._backoff = Backoff(0.1 if self._reporter else 0.05, BACKOFF_CEILING)
         self._leaving = anyio.Event()
+        self._stale = anyio.Event()
         self._finished = anyio.Event()
         self._ever_linked = False
         self._linked = False
@@ -166,6 +167,10 @@ class ControlLink:
             self._finished.set()
         if error is not None:
             raise error
+
+    def reconnect(self) -> None:
+        """The connection may be dead without a sign (the machine slept): make a new one now."""
+        self._stale.set()
 
     async def aclose_gracefully(self) -> None:
         """Tell the server that we leave for good; returns when `run` has ended (bound it with a time-out)."""
@@ -255,17 +260,18 @@ class ControlLink:
     async def _connect(self) -> None:
         """One connection from beginning to end. Returns after a goodbye, raises CoderAgentError otherwise."""
         stream: WebSocketStream | None = None
+        stale = self._stale = anyio.Event()
 
         async def dial() -> None:
             nonlocal stream
             headers = {TOKEN_HEADER: self._token}
             stream = await open_websocket(self._address(), headers=headers, options=self._dial)
 
-        await race(dial, self._leaving.wait)
+        await race(dial, self._leaving.wait, stale.wait)
         if stream is None:
             return
         async with RpcConnection(stream, client=True, settings=KEEPALIVE) as connection:
-            await race(lambda: _broken(connection), lambda: self._work(connection))
+            await race(lambda: _broken(connection), lambda: self._work(connection), lambda: _renewed(stale))
 
     async def _work(self, connection: RpcConnection) -> None:
         reporter = self._reporter
@@ -338,6 +344,11 @@ class ControlLink:
         self._resume_token = answer.token
         seconds = answer.refresh_in.seconds + answer.refresh_in.nanos / 1e9
         return seconds if seconds > 0 else _REFRESH_FALLBACK
+
+
+async def _renewed(stale: anyio.Event) -> None:
+    await stale.wait()
+    raise TransportBroken("this machine slept: connecting again")
 
 
 async def _broken(connection: RpcConnection) -> None:

@@ -49,6 +49,8 @@ keepalives and the rest of one flush can add to it."""
 PATHLESS_BURSTS = 4
 """Sealed bursts kept, newest first to stay, for a peer that no path to is known: a handshake and the first data."""
 
+SLEPT = 30.0
+"""A timer that is late by so many seconds: we were stopped or asleep, longer than poor NATs keep a mapping."""
 BUGS_LOGGED = 1
 """Tracebacks of failures on the receiving path: strangers can make packets as fast as they like."""
 
@@ -184,6 +186,16 @@ class Engine:
         if self.direct is not None:
             self.direct.rebind()
         self.apply(self.magicsock.rebound(self._scheduler.time()))
+
+    def woke(self) -> None:
+        """The machine slept, or this process was stopped: sessions, mappings and the relay's connections are dead or
+        soon found to be, though by our clocks they may look fresh. The first packet shall not wait for that."""
+        self.counters["wakes"] += 1
+        self.stack.slept(self._scheduler.time())
+        self.apply(self.device.forget_sessions())
+        if self.relay is not None:
+            self.relay.reconnect("this machine slept")
+        self.rebind("woke")
 
     def kick(self) -> None:
         """Something may have to be sent: flush once, at the end of this turn of the loop."""
@@ -417,11 +429,13 @@ class Engine:
         self._timer = self._scheduler.call_at(self._timer_at, self._on_timer)
 
     def _on_timer(self) -> None:
+        now, late = self._scheduler.time(), self._scheduler.time() - self._timer_at
         self._timer = None
         self._timer_at = float("inf")
         if self._closed:
             return
-        now = self._scheduler.time()
+        if late > SLEPT:
+            self.stack.slept(now)
         for core in (self.device, self.magicsock):
             due = core.deadline()
             if due is not None and due <= now:

@@ -31,8 +31,12 @@ class StackConfig:
     """Silence after which an established connection is probed; 0 = never."""
     keepalive_interval: float = 10.0
     keepalive_count: int = 6
-    """Unanswered probes until the connection counts as dead: with the above 90 s, so that a server's restart (10 s) or
-    a change of path (7 s) is survived."""
+    """Unanswered probes that often; then…"""
+    keepalive_slow: float = 120.0
+    """…probes this far apart, until…"""
+    keepalive_limit: float = 7200.0
+    """…a peer unheard for so long counts as dead: a laptop that sleeps for an hour keeps its shells, as with the time
+    that RFC 1122 §4.2.3.6 asks for. Who knows better, the coordinator, says so earlier."""
     user_timeout: float = 120.0
     """Without progress for so long, data in flight fails the connection (RFC 9293 §3.8.3 R2)."""
     connect_timeout: float = 60.0

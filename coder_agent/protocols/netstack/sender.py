@@ -364,6 +364,11 @@ class Sender:
             return True
         return False
 
+    def slept(self, now: float) -> None:
+        """We slept: nothing that waited for an answer has waited longer than from now on."""
+        self._progress_at = self._heard_at = self._timer_base = now
+        self._backoff = 0
+
     def path_doubted(self, now: float) -> bool:
         """What is in flight may be lost together with its path: send its head again, by whatever ways there are now.
 

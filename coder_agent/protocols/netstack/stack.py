@@ -94,6 +94,12 @@ class Stack(Messenger):
             if connection.sender.path_doubted(now):
                 self.ready(connection)
 
+    def slept(self, now: float) -> None:
+        """The clock jumped, for we were stopped or asleep: no time-out ran meanwhile."""
+        for connection in self._flows.values():
+            connection.slept(now)
+            self.schedule(connection)
+
     def path_replaced(self, peer: Hashable) -> None:
         """Another path carries packets to `peer`: its capacity has to be found out anew."""
         for connection in self._flows.values():

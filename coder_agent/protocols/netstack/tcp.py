@@ -324,16 +324,26 @@ class TcpConnection:
         else:
             self.owner.ready(self)
 
+    def slept(self, now: float) -> None:
+        """We slept: the peer's silence meanwhile is our own."""
+        self.heard_at = now
+        self.keepalives_sent = 0
+        self.sender.slept(now)
+
     def _keepalive_at(self) -> float:
         config = self.owner.config
         if not config.keepalive_idle or self.state in OPENING or self.state in (State.CLOSED, State.TIME_WAIT):
             return float("inf")
         if self.sender.outstanding:
             return float("inf")  # the retransmission timer watches the peer
-        return self.heard_at + config.keepalive_idle + self.keepalives_sent * config.keepalive_interval
+        often = min(self.keepalives_sent, config.keepalive_count)
+        seldom = self.keepalives_sent - often
+        wait = config.keepalive_idle + often * config.keepalive_interval + seldom * config.keepalive_slow
+        return self.heard_at + wait
 
     def _keepalive(self, now: float) -> None:
-        if self.keepalives_sent >= self.owner.config.keepalive_count:
+        config = self.owner.config
+        if self.keepalives_sent >= config.keepalive_count and now - self.heard_at >= config.keepalive_limit:
             self._time_out(now)
             return
         self.keepalives_sent += 1

@@ -357,6 +357,14 @@ class Device:
         self.counters["handshakes-given-up"] += 1
         self._drop("no-session", peer.staged.clear(), effects)
 
+    def forget_sessions(self) -> list[Effect]:
+        """We slept: peers have forgotten our sessions by their clocks (180 s), though ours may have stood still. The
+        next packet to each begins with a handshake."""
+        effects: list[Effect] = []
+        for peer in list(self._peers.values()):
+            self._zero(peer, effects)
+        return effects
+
     def _zero(self, peer: Peer, effects: list[Effect]) -> None:
         self._handshakes.index.forget(peer.slots.clear())
         if peer.timers.retransmit_at == NEVER:

@@ -156,6 +156,9 @@ class LabTransport:
     def set_home(self, region: int) -> None:
         return None
 
+    def reconnect(self, reason: str) -> None:
+        """It always is."""
+
     def keep_warm(self, region: int) -> None:
         """It always is."""
 

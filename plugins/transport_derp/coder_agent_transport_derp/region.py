@@ -101,6 +101,14 @@ class Region:
         self._warm_until = asyncio.get_running_loop().time() + WARM_FOR
         self.wake()
 
+    def reconnect(self, reason: str) -> None:
+        """What is connected now may be dead without a sign."""
+        for connection in (self.connection, self._dialling):
+            if connection is not None:
+                connection.close(TransportBroken(reason))
+        if self._is_wanted:
+            self.wake()
+
     @property
     def _is_wanted(self) -> bool:
         """Is there a reason to dial, if we are not connected?"""

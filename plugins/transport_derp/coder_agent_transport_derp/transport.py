@@ -94,6 +94,11 @@ class DerpTransport:
             if candidate.home or region_id == region:
                 candidate.set_home(region_id == region)
 
+    def reconnect(self, reason: str) -> None:
+        """Close every connection; the home's, and those in use, are dialled again at once."""
+        for region in self._regions.values():
+            region.reconnect(reason)
+
     def keep_warm(self, region: int) -> None:
         """Dial `region` if need be, and do not let it go idle for another minute."""
         found = self._regions.get(region)

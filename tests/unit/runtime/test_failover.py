@@ -236,3 +236,32 @@ def test_a_relay_on_trial_that_is_worse_is_left_at_once_and_tried_ever_more_seld
     world.run(60)
     assert changes(a) <= 8
     assert stream.goodput(5) > 0.7
+
+
+# ------------------------------------------------------------ an hour of sleep
+
+
+def sleep(world: World, node: VirtualNode, seconds: float) -> None:
+    """`node` hears and does nothing for so long, then wakes: what an engine's owner does when the clock has jumped."""
+    world.network.blocked = lambda sender, target: True
+    run, node.engine.flush = node.engine.flush, lambda: None  # type: ignore[method-assign]
+    world.run(seconds)
+    node.engine.flush = run  # type: ignore[method-assign]
+    world.network.blocked = lambda sender, target: False
+    node.engine.woke()
+
+
+def test_after_an_hour_of_sleep_the_first_keystroke_arrives_within_2_s() -> None:
+    world, a, b = pair(LinkRules(latency=0.05), relay=0.06)
+    stream = Stream(world, a, b, rate=0.0)
+    stream.due = 100.0
+    world.run(20)
+    assert stream.received == 100
+    sleep(world, a, 3600)
+    at = world.now
+    stream.due += 1
+    assert world.run(2, lambda: stream.received == 101), "no keystroke"
+    assert world.now - at < 1
+    world.run(5)
+    assert a.is_direct(b)
+    assert stream.is_unhurt

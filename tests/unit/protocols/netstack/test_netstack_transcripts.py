@@ -853,7 +853,7 @@ def test_their_window_probe_is_answered() -> None:
 
 
 def test_keepalive_probes_then_gives_up() -> None:
-    config = StackConfig(keepalive_idle=10.0, keepalive_interval=2.0, keepalive_count=3)
+    config = StackConfig(keepalive_idle=10.0, keepalive_interval=2.0, keepalive_count=3, keepalive_limit=0.0)
     script = TcpScript(config)
     connection = script.dialled()
     lines = script.wait(30)
@@ -863,8 +863,17 @@ def test_keepalive_probes_then_gives_up() -> None:
     assert connection.error == "timeout"
 
 
+def test_a_peer_may_sleep_for_an_hour() -> None:
+    script = TcpScript(StackConfig())
+    connection = script.dialled()
+    assert len(script.wait(3600)) == 6 + 30  # a minute of quick probes, then one every other minute
+    assert connection.state == "established"
+    script.wait(3700)
+    assert connection.error == "timeout"
+
+
 def test_answered_keepalive_starts_again() -> None:
-    script = TcpScript(StackConfig(keepalive_idle=10.0, keepalive_interval=2.0, keepalive_count=3))
+    script = TcpScript(StackConfig(keepalive_idle=10.0, keepalive_interval=2.0, keepalive_count=3, keepalive_limit=0.0))
     connection = script.dialled()
     for _ in range(5):
         assert len(script.wait(11)) == 1

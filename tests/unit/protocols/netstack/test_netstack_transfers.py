@@ -111,7 +111,7 @@ def test_a_path_that_stays_cut_fails_both_ends() -> None:
     link.weather.cut = True
     link.run(lambda: one.state is State.CLOSED, limit=130)
     assert one.error == "timeout"
-    link.run(lambda: other.state is State.CLOSED, limit=130)
+    link.run(lambda: other.state is State.CLOSED, limit=7500)  # it has nothing to send: it only probes
     assert other.error == "timeout"
 
 
