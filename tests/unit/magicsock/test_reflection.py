@@ -330,3 +330,25 @@ def test_a_clock_that_jumps_is_survived_and_opens_no_flood(jump: float, facts: N
         world.do(world.core.route(world.key, world.now)[1])
         world.do(world.core.on_timer(world.now))
     assert len(world.udp) - count <= 2 * c.PROBE_BURST + c.BIRTHDAY_OPENED_PER_TICK + c.BIRTHDAY_GUESSES_PER_TICK
+
+
+def test_at_most_two_attempts_at_once_whoever_asks() -> None:
+    rng = Random(5).randbytes
+    private = DiscoPrivate.generate(rng)
+    core = Magicsock(NodePrivate.generate(rng).public(), private, rng=rng)
+    core.set_local_facts(EASY, T0)
+    keys = []
+    sent: list[Effect] = []
+    for number in range(4):
+        far, key = DiscoPrivate.generate(rng), NodePrivate.generate(rng).public()
+        shared = disco.precompute(far, private.public())
+        assert shared is not None
+        keys.append(key)
+        core.upsert_peer(key, far.public(), home=HOME, endpoints=[], now=T0)
+        core.route(key, T0)
+        theirs = PathReport(NatFacts(mapping_varies=True, public_v4=AddrPort(f"203.0.113.{number + 1}", 9)))
+        for message in (disco.Facts(theirs).encode(), disco.GuessMyPort(1, 256).encode()):
+            packet = disco.seal(far.public(), shared, rng(24), message)
+            sent += core.receive_disco(packet, DerpPath(HOME, key), T0)
+    assert [core.path(key).birthday for key in keys] == [True, True, False, False]
+    assert sent.count(Dropped("birthday-not-now")) == 2
