@@ -161,7 +161,7 @@ def _end(report: PathReport | None, rules: PathRules, deployment: PathRules, pub
         allowed=ruled.direct is not DirectRule.NEVER and facts.direct_allowed is not False,
         udp=udp,
         fits=None if report is None and not facts.mtu else not 0 < facts.mtu < smallest,
-        v4=bool(facts.ipv4) if udp else not published or not all(addr.is_ipv6 for addr in published),
+        v4=facts.ipv4 if udp and facts.ipv4 is not None else not published or not all(a.is_ipv6 for a in published),
         v6=facts.ipv6 is True or (facts.ipv6 is None and any(addr.is_ipv6 for addr in published)),
         v6_allowed=ruled.ipv6,
         varies=facts.mapping_varies,
