@@ -168,8 +168,9 @@ class Cell:
         return float(self.user.event("connected", timeout)["after"])
 
     def wait_direct(self, timeout: float, *, since: float = 0) -> Found:
-        """The first direct path that the user found (after the monotonic time `since`), or what it has after `timeout`
-        seconds."""
+        """The first direct path that the user found (after the monotonic time `since`), or what it has `timeout`
+        seconds after it connected."""
+        self.connected()
         end = time.monotonic() + timeout
         while True:
             direct = [e for e in self.user.events("path") if e["kind"] == "direct" and e["at"] > since]
@@ -181,9 +182,8 @@ class Cell:
 
     def now(self) -> Found:
         """The way that packets go now."""
-        events = self.user.events("path")
-        assert events, self.transcript()
-        return _found(events[-1])
+        until("the user knows its way", lambda: self.user.events("path"))
+        return _found(self.user.events("path")[-1])
 
     def wait_pong(self, kind: str, since: float, timeout: float = 30) -> float:
         """When the first answer by this kind of path came after `since` (both monotonic)."""

@@ -4,9 +4,9 @@
 
 Waits for the workspace's agent to be connected, however long. Events (a line of JSON each): ``connected`` {after},
 ``path`` {kind, addr, region, after, at}, ``pong`` {kind, took, at}, ``silence``, and after SIGTERM ``evidence``: every
-candidate, the endpoints that the server names for the agent (`theirs`) and those that we publish (`own`). `after`:
-seconds since the connection was begun. With ``--relayed`` direct connections are disabled, as by
-``--disable-direct-connections``; ``--talk`` is the time between pings.
+candidate, the product's `verdict` and its `summary`, the endpoints that the server names for the agent (`theirs`) and
+those that we publish (`own`). `after`: seconds since the connection was begun. With ``--relayed`` direct connections
+are disabled, as by ``--disable-direct-connections``; ``--talk`` is the time between pings.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import anyio
 from ..api import connect
 from ..client import Workspace
 from ..errors import CoderAgentError, PeerUnreachable
+from ..explain import explain_after_asking
 from .node_program import say
 
 TALK = 0.2
@@ -42,7 +43,8 @@ async def main(workspace: str, direct: bool, talk: float) -> None:
                     async for _ in signals:
                         break
                     tasks.cancel_scope.cancel()
-                    _tell_evidence(opened)
+                    with anyio.CancelScope(shield=True):
+                        await _tell_evidence(opened)
                 return
             except PeerUnreachable as exc:
                 if "connected" in exc.message:  # its agent comes later than we do
@@ -87,7 +89,8 @@ async def _talk(workspace: Workspace, pause: float) -> None:
         began = time.monotonic()
 
 
-def _tell_evidence(workspace: Workspace) -> None:
+async def _tell_evidence(workspace: Workspace) -> None:
+    verdict = await explain_after_asking(workspace.node, workspace.key)
     status = workspace.path()
     candidates = [
         {"addr": str(one.addr), "sources": one.sources, "sent": one.sent, "answered": one.answered, "why": one.why_not}
@@ -95,7 +98,8 @@ def _tell_evidence(workspace: Workspace) -> None:
     ]
     theirs = [str(e) for peer in workspace.node.peers if peer.key == workspace.key for e in peer.endpoints]
     own = [str(endpoint) for endpoint in workspace.node.self_node().endpoints]
-    say("evidence", kind=status.kind.value, candidates=candidates, theirs=theirs, own=own)
+    said = {"verdict": verdict.code, "summary": verdict.summary}
+    say("evidence", kind=status.kind.value, candidates=candidates, theirs=theirs, own=own, **said)
 
 
 if __name__ == "__main__":

@@ -29,19 +29,21 @@ def test_pair(
         pytest.skip("miniupnpd is not installed")
     agent, user = pair.build(guests, tmp_path)
     with deployment.cell(agent, user, run_flags=pair.run_flags) as cell:
-        judge(pair.name, pair.outcome, cell, pair.within, record_pair)
+        judge(pair, cell, record_pair)
 
 
-def judge(name: str, outcome: Cause, cell: Cell, within: float, record: Recorder) -> None:
+def judge(pair: Pair, cell: Cell, record: Recorder) -> None:
     """The path that is there, by its address; what was tried, by the counts; and what the product says of it."""
-    cell.connected()
-    found = cell.wait_direct(within)
-    record(name, outcome.value, found)
-    assert found.kind == ("direct" if outcome.is_direct else "relayed"), cell.evidence()
+    found, outcome = cell.wait_direct(pair.within), pair.outcome
+    evidence = cell.evidence()
+    record(pair.name, evidence["verdict"], found)
+    print(f"{pair.name}: {evidence['summary']} [{evidence['verdict']}]")
+    assert found.kind == ("direct" if outcome.is_direct else "relayed"), evidence
     if outcome.is_direct:
         assert means(cell, found) == place_of(outcome), found
     else:
-        assert not any(candidate["answered"] for candidate in cell.evidence()["candidates"])
+        assert not any(candidate["answered"] for candidate in evidence["candidates"])
+    assert evidence["verdict"] in (outcome, pair.says)
 
 
 def place_of(outcome: Cause) -> str:
