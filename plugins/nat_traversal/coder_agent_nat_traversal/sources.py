@@ -5,6 +5,7 @@ from __future__ import annotations
 from coder_agent.hooks import CandidateSource, DialOptions
 
 from .interfaces import LocalInterfaces
+from .layers import NatLayers
 from .portmap import PortMapSource
 from .settings import NatSettings
 from .static import StaticEndpoints
@@ -26,6 +27,8 @@ def build_sources(
         sources.append(StunSource(guess_local_port=guess, dial=dial or DialOptions()))
     if protocols := settings.mapping_protocols():
         sources.append(PortMapSource(protocols))
+        if settings.stun:
+            sources.append(NatLayers())
     if settings.endpoints:
         sources.append(StaticEndpoints(settings.static_endpoints()))
     return sources

@@ -484,7 +484,7 @@ async def test_configured_endpoints_are_published_as_they_are() -> None:
 
 
 def test_settings_choose_the_sources() -> None:
-    assert [source.name for source in build_sources(NatSettings())] == ["local", "stun", "portmap"]
+    assert [source.name for source in build_sources(NatSettings())] == ["local", "stun", "portmap", "layers"]
     some = NatSettings(stun=False, local=False, port_mapping=False, endpoints=("203.0.113.7:1", "[2001:DB8::1]:2"))
     assert [source.name for source in build_sources(some)] == ["static"]
     assert some.endpoints == ("203.0.113.7:1", "[2001:db8::1]:2")
