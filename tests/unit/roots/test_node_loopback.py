@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -18,7 +19,8 @@ from coder_agent_transport_udp.transport import UdpTransportFactory
 from coder_agent.base.addresses import AddrPort
 from coder_agent.base.paths import PathKind
 from coder_agent.errors import ConfigError, PeerUnreachable, TransportBroken
-from coder_agent.hooks.events import Event, PathChanged, PeerChanged
+from coder_agent.explain import explain
+from coder_agent.hooks.events import Event, PathChanged, PathExplained, PeerChanged
 from coder_agent.hooks.interfaces import Candidate, CandidateContext, CandidateKind
 from coder_agent.node import NodeConfig, TailnetNode, TunnelStream, open_node
 
@@ -249,3 +251,33 @@ async def test_a_node_that_goes_resets_what_is_open_at_both_ends() -> None:
             await stream.receive()
         with anyio.fail_after(5):
             await ended.wait()
+
+
+class UntilDirect(list[Event]):
+    """Events, and whether a direct path has been explained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.explained = anyio.Event()
+
+    def append(self, event: Event) -> None:
+        super().append(event)
+        if isinstance(event, PathExplained) and event.code.startswith("direct_"):
+            self.explained.set()
+
+
+async def test_observers_hear_the_verdict_and_the_node_explains_itself() -> None:
+    """No relay and no STUN here, yet both ends share a machine."""
+    events = UntilDirect()
+    async with pair(events) as (a, b):
+        with anyio.fail_after(20):
+            await a.ping_tunnel(B)
+            await a.wait_path(b.key, PathKind.DIRECT)
+            await events.explained.wait()
+        told = [event for event in events if isinstance(event, PathExplained)]
+        verdict = explain(a, b.key)
+    assert {event.peer for event in told} == {b.key}
+    assert told[-1].code == verdict.code.value == "direct_lan"
+    assert told[-1].summary == verdict.summary
+    codes = [event.code for event in told]
+    assert all(before != after for before, after in itertools.pairwise(codes)), "told again without a change"
