@@ -10,7 +10,10 @@ class StackConfig:
     """Sizes in bytes, times in seconds."""
 
     mtu: int = 1280
-    """Largest inner packet. 1280 is what strangers' tunnels carry."""
+    """Largest inner packet to a peer of which nothing else is known. 1280 is what strangers' tunnels carry."""
+    accepted_mtu: int = 1280
+    """Largest inner packet that we take: our SYNs say so (the MSS option), and peers of ours learn it by disco. Never
+    smaller than `mtu`. What is sent is another matter: see `Stack.set_mtu`."""
     receive_window: int = 4 << 20
     """The most the receive window grows to; gVisor's limit too."""
     initial_window: int = 512 << 10

@@ -28,7 +28,7 @@ class Ledger:
     def flow(self, peer: Hashable, connections: Iterable[TcpConnection]) -> Flow:
         """Past and present together. An acknowledgement on any connection proves that the peer answers."""
         resent, acked = self._past.get(peer, (0, 0))
-        flying, backlog, rtt, patience = 0, False, 0.0, 0.0
+        flying, backlog, stuck, rtt, patience = 0, False, False, 0.0, 0.0
         asked: float | None = None
         heard = float("-inf")
         for connection in connections:
@@ -43,8 +43,9 @@ class Ledger:
                 continue
             flying += sender.board.in_flight
             backlog = backlog or sender.has_backlog
+            stuck = stuck or (sender.is_stuck and connection.packet_mtu > connection.owner.config.mtu)
             rtt = max(rtt, sender.rtt.srtt)
             patience = max(patience, sender.rtt.srtt + 4 * sender.rtt.variation)
             asked = since if asked is None else min(asked, since)
         silent = None if asked is None else max(asked, heard)
-        return Flow(acked + flying + resent, resent, acked, backlog, rtt, patience, silent)
+        return Flow(acked + flying + resent, resent, acked, backlog, rtt, patience, silent, stuck)

@@ -21,6 +21,8 @@ SCRATCH_ROWS = 64
 _VECTOR_ROWS = 6
 """Rows from which numpy, at about 11 µs a call, is cheaper than 2 µs a row. Also: who sends little never loads it."""
 _MAX_VIEWS = 256
+_MAX_SIZES = 8
+"""Packet sizes beside the usual one: those that are probed (magicsock), over IPv4 and IPv6."""
 _SEAL_OVERHEAD = 32
 """WireGuard's header and tag around each packet."""
 _MAX_UDP_SEND = 65_507
@@ -55,7 +57,30 @@ def make_segmenter(mtu: int, *, vector: bool) -> Segmenter:
     return VectorSegmenter(mtu) if vector else ScalarSegmenter(mtu)
 
 
-def _rows_for(mtu: int) -> int:
+class Segmenters:
+    """One per packet size in use, each with a scratch of 64 KiB made when it is needed first. Bounded."""
+
+    def __init__(self, mtu: int, *, vector: bool) -> None:
+        self.usual = make_segmenter(mtu, vector=vector)
+        """Of the size that all peers take."""
+        self._mtu = mtu
+        self._vector = vector
+        self._others: dict[int, Segmenter] = {}
+
+    def of(self, mtu: int) -> Segmenter:
+        """The one for packets of up to `mtu` bytes."""
+        if mtu == self._mtu:
+            return self.usual
+        segmenter = self._others.get(mtu)
+        if segmenter is None:
+            if len(self._others) >= _MAX_SIZES:  # peers say what they accept, and must not fill our memory with it
+                self._others.clear()
+            segmenter = self._others[mtu] = make_segmenter(mtu, vector=self._vector)
+        return segmenter
+
+
+def rows_for(mtu: int) -> int:
+    """Most packets of `mtu` bytes in one burst."""
     return max(1, min(MAX_BURST, _MAX_UDP_SEND // (mtu + _SEAL_OVERHEAD)))
 
 
@@ -67,7 +92,7 @@ class ScalarSegmenter:
     """Plain Python."""
 
     def __init__(self, mtu: int) -> None:
-        self.max_rows = _rows_for(mtu)
+        self.max_rows = rows_for(mtu)
         self._stride = _stride_for(mtu)
         self._view = memoryview(bytearray(max(SCRATCH_ROWS if mtu <= 1500 else 1, self.max_rows) * self._stride))
 

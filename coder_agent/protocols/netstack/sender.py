@@ -24,6 +24,8 @@ _MIN_PROBE = 0.01
 _DELAYED_ACK = 0.05
 """What a peer may sit on the acknowledgement of a single segment (Linux: 40 ms)."""
 _MAX_BACKOFF = 16
+STUCK_AFTER = 2
+"""Times that the first missing segment was sent again in vain: once may be chance. RFC 4821 §7.7 waits for a time-out."""
 _HEAD_SEGMENTS = 10
 """What is sent again, from the first unacknowledged byte on, when the path is in doubt: RFC 6928's initial window."""
 
@@ -53,6 +55,8 @@ class Sender:
         "retransmits",
         "timeouts",
         "probes",
+        "resent",
+        "_head_resent",
         "_max_window",
         "_window_seq",
         "_window_ack",
@@ -91,8 +95,11 @@ class Sender:
         self.fin_wanted = False
         self.window_probe_due = False
         self.retransmits = self.timeouts = self.probes = 0
+        self.resent = 0
+        """Bytes sent more than once."""
         self._max_window = 0
         self._window_seq = self._window_ack = -1 << 63
+        self._head_resent = 0
         self._limited = False
         self._override = False
         self._force = False
@@ -135,11 +142,6 @@ class Sender:
         return self.board.una - self._start
 
     @property
-    def resent(self) -> int:
-        """Bytes sent more than once, about."""
-        return self.retransmits * self.mss
-
-    @property
     def unanswered_since(self) -> float | None:
         """When the peer was last heard or asked, while an acknowledgement is due."""
         return max(self._progress_at, self._heard_at) if self.outstanding else None
@@ -149,11 +151,22 @@ class Sender:
         """When the last acknowledgement came."""
         return self._heard_at
 
-    def negotiated(self, mss: int, *, sack_permitted: bool) -> None:
-        """The handshake said what the peer can do."""
+    def resize(self, mss: int, rows: int) -> None:
+        """Segments of `mss` bytes, at most `rows` in a run, from now on: after the handshake, and when the path turned
+        out to carry more or less. What is sent again is cut anew: only bytes are kept account of."""
         self.mss = mss
+        self.rows = rows
         self.cubic.set_mss(mss)
-        self.sack_permitted = sack_permitted
+
+    @property
+    def is_stuck(self) -> bool:
+        """The first segment that is missing was sent again and again, and does not arrive."""
+        return self._head_resent >= STUCK_AFTER
+
+    def shrunk(self, now: float) -> bool:
+        """Segments became smaller. If that is because large ones get lost, those in flight are: send them again. True
+        if there is something to send."""
+        return bool(self._head_resent or self._backoff) and self.path_doubted(now)
 
     def handshake_rtt(self, rtt: float, now: float) -> None:
         """The round trip of a SYN that was sent once."""
@@ -184,7 +197,7 @@ class Sender:
             delivered = board.advance(ack, now)
             self.buffer.release(ack)
             self._progress_at = self._timer_base = now
-            self._backoff = self._duplicates = 0
+            self._backoff = self._duplicates = self._head_resent = 0
         if sacks:
             delivered += self._enter_sacks(ack, sacks, now)
         elif duplicate and not self.sack_permitted:
@@ -262,7 +275,7 @@ class Sender:
             self._force = False
             segments = min(max(room // self.mss, 1), RESEND_SEGMENTS, self.rows)
             run = Run(*board.resend(segments * self.mss, now))
-            self.retransmits += -(-(run.end - run.start) // self.mss)
+            self._count_resent(run)
             self._sent_at = now
             return run
         return self._fresh(now)
@@ -296,6 +309,12 @@ class Sender:
         self._probe_from = now
         return Run(start, start + size)
 
+    def _count_resent(self, run: Run) -> None:
+        size = run.end - run.start
+        self.retransmits += -(-size // self.mss)
+        self.resent += size
+        self._head_resent += run.start == self.board.una
+
     def _whole_segments(self, allowed: int, usable: int, flight: int) -> int:
         """How much of `allowed` to send while there is more: whole segments, no slivers (RFC 9293 §3.8.6.2.1)."""
         if allowed < self.mss:
@@ -323,7 +342,8 @@ class Sender:
             stretch = board.probe(self.mss, now)
             run = None if stretch is None else Run(*stretch)
             self._probe_resent = True
-            self.retransmits += 1
+            if run is not None:
+                self._count_resent(run)
         self._probe_end = board.nxt
         self._timer_base = self._sent_at = now
         return run

@@ -23,7 +23,7 @@ from .ledger import Ledger
 from .listening import Backlog, SynRequest
 from .merger import make_merger, payload_size
 from .messages import Messenger
-from .segmenter import make_segmenter
+from .segmenter import Segmenters
 from .segments import RST, SYN, Segment
 from .states import OPENING, State
 from .tcp import TcpConnection
@@ -52,7 +52,8 @@ class Stack(Messenger):
         self.on_syn: Callable[[SynRequest], None] | None = None
         """Called for each new incoming connection; it may decide at once or later. None = all are refused."""
         self._rng = rng
-        self._segmenter = make_segmenter(config.mtu, vector=use_numpy)
+        self._segmenters = Segmenters(config.mtu, vector=use_numpy)
+        self._mtus: dict[Hashable, int] = {}
         self._merger = make_merger(vector=use_numpy)
         self._verify_run = make_verifier(vector=use_numpy)
         self._flows: dict[bytes, TcpConnection] = {}
@@ -74,7 +75,24 @@ class Stack(Messenger):
         self.peers.remove(peer)
         self.outbox.forget(peer)
         self._ledger.forget(peer)
+        self._mtus.pop(peer, None)
         self._reroute()
+
+    def set_mtu(self, peer: Hashable, mtu: int, now: float) -> None:
+        """Packets of up to `mtu` bytes get through to `peer` and are welcome there; never below `StackConfig.mtu`.
+
+        At once, and for what is queued and lost, too: segments are cut when they are sent.
+        """
+        mtu = max(mtu, self.config.mtu)
+        if mtu == self._mtu_of(peer):
+            return
+        self._mtus[peer] = mtu
+        for connection in self._flows.values():
+            if connection.peer == peer and connection.resize(mtu) and connection.sender.shrunk(now):
+                self.ready(connection)
+
+    def _mtu_of(self, peer: Hashable) -> int:
+        return self._mtus.get(peer, self.config.mtu)
 
     def path_changed(self, peer: Hashable, now: float) -> None:
         """Packets to `peer` may get through again: retransmissions do not wait for a backed-off time-out."""
@@ -114,6 +132,7 @@ class Stack(Messenger):
     def _reroute(self) -> None:
         for flow, connection in self._flows.items():
             connection.peer = self.peers.find(flow[:16])
+            connection.resize(self._mtu_of(connection.peer))
             self.ready(connection)
 
     # -- in -----------------------------------------------------------------------------------------------------------
@@ -242,7 +261,7 @@ class Stack(Messenger):
         """See SynRequest.accept."""
         flow = request.flow
         if not self._backlog.take(request) or flow in self._flows:
-            connection = TcpConnection(self, flow, request.peer, 0, 1, now)
+            connection = TcpConnection(self, flow, request.peer, 0, self.config.mtu, now)
             connection.error = request.cancelled or "reset"
             self.woke(connection)
             return connection
@@ -299,7 +318,7 @@ class Stack(Messenger):
                     held.append(connection)
                     continue
                 connection.queued = False
-                out = connection.emit(now, self._segmenter)
+                out = connection.emit(now, self._segmenters.of(connection.packet_mtu))
                 if out is None:
                     continue
                 self.ready(connection)
@@ -370,7 +389,7 @@ class Stack(Messenger):
 
     def _make(self, flow: bytes, peer: Hashable, now: float) -> TcpConnection:
         iss = int.from_bytes(self._rng(4), "big")
-        connection = TcpConnection(self, flow, peer, iss, self._segmenter.max_rows, now)
+        connection = TcpConnection(self, flow, peer, iss, self._mtu_of(peer), now)
         self._flows[flow] = connection
         return connection
 

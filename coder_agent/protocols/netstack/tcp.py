@@ -14,7 +14,7 @@ from ...base.burst import Burst
 from . import ip, segments
 from .config import StackConfig
 from .receiver import Receiver
-from .segmenter import Segmenter
+from .segmenter import Segmenter, rows_for
 from .segments import ACK, FIN, PSH, RST, SYN, Options
 from .sender import Run, Sender
 from .states import OPENING, SENDING, Event, State, after
@@ -68,11 +68,12 @@ class TcpConnection:
         "send_shift", "timestamps", "stamp_recent", "ack_due", "keepalives_sent", "heard_at", "released", "full",
         "queued", "woken", "scheduled", "wide_offer", "_addresses", "_ports", "_head", "_syn_due", "_syn_at",
         "_syn_tries", "_syn_sent_at", "_opened_at", "_expire_at", "_probe_due", "_last_ack", "_stamp_offset",
-        "_challenges", "_challenge_at", "_was_shut", "_passive",
+        "_challenges", "_challenge_at", "_was_shut", "_passive", "packet_mtu", "_mtu", "_told_mtu", "_peer_mss",
     )  # fmt: skip
 
-    def __init__(self, owner: Owner, flow: bytes, peer: Hashable, iss: int, rows: int, now: float) -> None:
-        """`flow`: remote and local address, remote and local port, as the bytes 8…44 of an incoming packet."""
+    def __init__(self, owner: Owner, flow: bytes, peer: Hashable, iss: int, mtu: int, now: float) -> None:
+        """`flow`: remote and local address, remote and local port, as the bytes 8…44 of an incoming packet. `mtu`: bytes
+        that the way to the peer carries now (`resize`)."""
         self.owner = owner
         self.flow = flow
         self.remote = (IPv6Address(flow[:16]), int.from_bytes(flow[32:34], "big"))
@@ -83,7 +84,12 @@ class TcpConnection:
         self.error: str | None = None
         self.iss = iss
         self.irs = 0
-        self.sender = Sender(iss + 1, owner.config, owner.config.mtu - 60, rows)
+        self.sender = Sender(iss + 1, owner.config, owner.config.mtu - 60, rows_for(owner.config.mtu))
+        self.packet_mtu = owner.config.mtu
+        """What our packets are made for: the usual size, or the larger one that the way to the peer carries."""
+        self._mtu = mtu
+        self._told_mtu = 0xFFFF
+        self._peer_mss = 0
         self.receiver = Receiver(0, owner.config, 0)
         self.send_shift = 0
         self.timestamps = owner.config.timestamps
@@ -279,9 +285,27 @@ class TcpConnection:
 
     def reduce_mss(self, mtu: int) -> None:
         """The path carries only packets of `mtu` bytes (ICMPv6 "packet too big")."""
-        mss = max(mtu, 1280) - 60 - (segments.TIMESTAMP_SIZE if self.timestamps else 0)
-        if mss < self.sender.mss:
-            self.sender.negotiated(mss, sack_permitted=self.sender.sack_permitted)
+        self._told_mtu = min(self._told_mtu, max(mtu, 1280))
+        self._fit()
+
+    def resize(self, mtu: int) -> bool:
+        """The way to the peer carries packets of up to `mtu` bytes from now on. What is queued, and what has to be sent
+        again, is cut anew. True if segments became smaller."""
+        self._mtu = mtu
+        return self._fit()
+
+    def _fit(self) -> bool:
+        """Choose the segment size by what peer and path take. True if it became smaller."""
+        if not self._peer_mss:
+            return False  # before the handshake
+        usual, before = self.owner.config.mtu, self.sender.mss
+        mss = min(self._peer_mss, self._mtu - 60, self._told_mtu - 60)
+        self.packet_mtu = self._mtu if mss > usual - 60 else usual
+        if self.timestamps:
+            mss -= segments.TIMESTAMP_SIZE
+        if mss != before:
+            self.sender.resize(mss, rows_for(self.packet_mtu))
+        return mss < before
 
     def send_syn_again(self) -> None:
         """The peer repeated its SYN: it did not hear our SYN-ACK."""
@@ -426,7 +450,7 @@ class TcpConnection:
         active = self.state is State.SYN_SENT
         options = segments.syn_options(
             Options(
-                mss=self.owner.config.mtu - 60,
+                mss=max(self.owner.config.mtu, self.owner.config.accepted_mtu) - 60,
                 shift=self._shift() if self.wide_offer else None,
                 sack_permitted=active or self.sender.sack_permitted,
                 timestamp=(self._stamp_value(now), self.stamp_recent) if self.timestamps else None,
@@ -468,11 +492,11 @@ class TcpConnection:
         return min(0xFFFF, self.owner.config.initial_window, self.owner.config.receive_window)
 
     def _set_mss(self, peer_mss: int, *, sack_permitted: bool) -> None:
-        mss = min(max(peer_mss, _MIN_MSS), self.owner.config.mtu - 60)
+        self._peer_mss = max(peer_mss, _MIN_MSS)
         head = bytearray(ip.header(0, ip.TCP, self._addresses[:16], self._addresses[16:]))
         head += self._ports + bytes(16)
         if self.timestamps:
-            mss -= segments.TIMESTAMP_SIZE
             head += struct.pack(">III", segments.TIMESTAMP_LEAD, 0, 0)
         self._head = head
-        self.sender.negotiated(mss, sack_permitted=sack_permitted)
+        self.sender.sack_permitted = sack_permitted
+        self._fit()
