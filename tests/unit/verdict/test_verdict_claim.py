@@ -20,7 +20,7 @@ from coder_agent.verdict.causes import Cause
 from coder_agent.verdict.judge import judge
 from coder_agent.verdict.situation import Verdict
 
-CHUNKS, PER_CHUNK = 8, 50
+CHUNKS, PER_CHUNK = 4, 100
 """400 networks, in pieces that run beside each other."""
 RIGHT = 0.95
 TESTED = {
