@@ -2,5 +2,5 @@
 
 `runner` picks and prints; `rows` is what a benchmark yields and its bar; `place` starts server, agent and commands;
 `tailcat` and `echo` are the peers; the groups (`direct`, `relayed`, `latency`, `footprint`, `integrity`,
-`netcheck`) measure.
+`staying_up`, `netcheck`) measure.
 """

@@ -79,6 +79,9 @@ BARS: dict[tuple[str, str], Bar] = {
     ("matrix", "s LAN"): Bar("≤ 0.3 s", _at_most(0.3)),
     ("birthday", "% in 20 s"): Bar("≥ 95 %", _at_least(95)),
     ("birthday", "s median"): Bar("≤ 10 s", _at_most(10)),
+    ("failover_stall", "ms p99"): Bar("≤ 500 ms", _at_most(500)),
+    ("wake", "s"): Bar("≤ 2 s", _at_most(2)),
+    ("idle_packets", "packets/s"): Bar("< 1", lambda row: row.ours < 1),
     ("bulk_integrity", "GB intact"): Bar("all of 8 × 1 GB", lambda row: row.ours >= 1),
 }
 """By id and unit: an id may have a row for each of two things."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from coder_agent.testing import netns
 
-from . import direct, footprint, integrity, latency, matrix, netcheck, relayed
+from . import direct, footprint, integrity, latency, matrix, netcheck, relayed, staying_up
 from .place import Place, Unavailable
 from .rows import Row, heading, shown
 
@@ -46,6 +46,9 @@ BENCHMARKS: Mapping[tuple[str, ...], Measure] = {
     ("netcheck_time",): netcheck.duration,
     ("matrix",): matrix.grid,
     ("birthday",): matrix.birthday,
+    ("failover_stall",): staying_up.failover,
+    ("wake",): staying_up.wake,
+    ("idle_packets",): staying_up.idle,
     ("bulk_integrity",): integrity.bulk,
 }
 """Ids that are measured together, in the order of the table."""

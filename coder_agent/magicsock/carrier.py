@@ -50,6 +50,7 @@ class Carrier:
         if best is None or not peer.is_trusted(now):
             return []
         effects: list[Effect] = []
+        peer.doubt.note_use(flow, now)
         due = peer.quality.as_of_change(flow)
         if peer.doubt.is_due(due, best.latency, now, direct=not peer.quality.relayed):
             effects += self.doubt(peer, now)

@@ -45,6 +45,12 @@ PULSE = 0.05
 shortest TCP time-out (200 ms), so that a dead path is left before TCP slows down for it."""
 IDLE_PULSES = 20
 """Pulses without a packet either way after which they stop: a second."""
+RESTING_AFTER = 45.0
+"""Without a byte either way for this long a session rests, though keepalives hold it open: an idle node shall send less
+than a packet a second."""
+RESTING_HEARTBEAT, RESTING_TRUST = 10.0, 21.0
+"""Then between pings, and how long a pong is trusted: inside the 30 s of poor NATs, twice. Who types
+is safe by doubt."""
 DOUBT_AFTER, DOUBT_MARGIN, DOUBT_JITTER = 0.15, 0.1, 0.25
 """An answer missing for the first, or three round trips if that is longer (but not more than one round trip and the
 second), or longer than the path's own jitter explains (of which no more than the third is believed: TCP's estimate is

@@ -28,7 +28,7 @@ class Doubt:
     """The state for one peer. Times are None (or NEVER) for what is not, or not yet."""
 
     __slots__ = ("since", "pings", "ping_at", "ended_at", "pulse_at", "_pulsed_at", "_late", "_idle", "_inflow",
-                 "_hint_at", "_hint_pause", "_hinted_at")  # fmt: skip
+                 "_hint_at", "_hint_pause", "_hinted_at", "used_at", "_sent")  # fmt: skip
 
     def __init__(self) -> None:
         self.since: float | None = None
@@ -36,6 +36,9 @@ class Doubt:
         self.ping_at = NEVER
         """While in doubt: when the next ping, or the end of the trust, is due."""
         self.ended_at = NEVER
+        self.used_at = NEVER
+        """When data was last seen to move; keepalives are none."""
+        self._sent = 0
         self.pulse_at: float | None = None
         """When the next look at the flow is due."""
         self._pulsed_at = NEVER
@@ -68,6 +71,15 @@ class Doubt:
             self._inflow = 0
             return False
         return True
+
+    def note_use(self, flow: Flow, now: float) -> None:
+        """Did data move? What is received in several pulses counts, what is sent always."""
+        if self.used_at == NEVER or flow.sent != self._sent or self._inflow.bit_count() > 2:
+            self.used_at, self._sent = now, flow.sent
+
+    def is_resting(self, now: float) -> bool:
+        """True if the session is only kept open."""
+        return self.used_at != NEVER and now - self.used_at > c.RESTING_AFTER
 
     # ------------------------------------------------------------ reasons
 

@@ -223,7 +223,8 @@ class Peer:
         if self.best.path == candidate.path:
             # The address is what was pinged; a pong may come from anywhere.
             self.best = quality
-            self.best_at, self.trusted_until = now, now + c.TRUST_DURATION
+            trust = c.RESTING_TRUST if self.doubt.is_resting(now) else c.TRUST_DURATION
+            self.best_at, self.trusted_until = now, now + trust
             self.doubt.answered(ping.at, now)
         self.fast_until = NEVER
 

@@ -163,7 +163,8 @@ class Prober:
         if not peer.is_active(now) or not peer.can_probe:
             peer.heartbeat_at = None
             return []
-        peer.heartbeat_at = now + c.HEARTBEAT_INTERVAL
+        resting = peer.doubt.is_resting(now) and peer.best is not None
+        peer.heartbeat_at = now + (c.RESTING_HEARTBEAT if resting else c.HEARTBEAT_INTERVAL)
         effects: list[Effect] = []
         if peer.best is not None:
             effects += self.ping(peer, peer.best.path, Purpose.HEARTBEAT, now, c.PADDED_PING_SIZE)[1]

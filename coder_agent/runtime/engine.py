@@ -192,10 +192,10 @@ class Engine:
         soon found to be, though by our clocks they may look fresh. The first packet shall not wait for that."""
         self.counters["wakes"] += 1
         self.stack.slept(self._scheduler.time())
-        self.apply(self.device.forget_sessions())
         if self.relay is not None:
             self.relay.reconnect("this machine slept")
         self.rebind("woke")
+        self.apply(self.device.forget_sessions(self._scheduler.time()))
 
     def kick(self) -> None:
         """Something may have to be sent: flush once, at the end of this turn of the loop."""

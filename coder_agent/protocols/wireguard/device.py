@@ -357,12 +357,16 @@ class Device:
         self.counters["handshakes-given-up"] += 1
         self._drop("no-session", peer.staged.clear(), effects)
 
-    def forget_sessions(self) -> list[Effect]:
+    def forget_sessions(self, now: float) -> list[Effect]:
         """We slept: peers have forgotten our sessions by their clocks (180 s), though ours may have stood still. The
-        next packet to each begins with a handshake."""
+        next packet to each begins with a handshake. One in progress is sent again now: the answer goes to old
+        sockets."""
         effects: list[Effect] = []
         for peer in list(self._peers.values()):
             self._zero(peer, effects)
+            if peer.timers.retransmit_at != NEVER:
+                peer.timers.retransmit_at = now
+                self._rearm(peer)
         return effects
 
     def _zero(self, peer: Peer, effects: list[Effect]) -> None:
