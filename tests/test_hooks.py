@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from typing import Literal
 
 import anyio.abc
@@ -34,6 +34,7 @@ from coder_agent.hooks import (
     hookimpl,
 )
 from coder_agent.hooks.contract import HOOKS
+from coder_agent.hooks.health import HealthCheck, HealthContext, HealthFinding
 from coder_agent.hooks.host import PluginHost
 from coder_agent.hooks.manager import build_plugin_manager
 from coder_agent.hooks.settings import load_settings
@@ -174,6 +175,37 @@ def test_hook_coder_server_routes() -> None:
 
     found = host_of(Plugin()).server_routes(Context())
     assert found == ["https://coder.example.com/b", "https://coder.example.com/a"], "routes keep their order"
+
+
+def test_hook_coder_health_checks() -> None:
+    class Tank:
+        name = "tank"
+
+        async def run(self) -> HealthFinding:
+            return HealthFinding()
+
+    class Context:
+        settings = SETTINGS
+        access_url = "http://127.0.0.1:3000"
+        force_websockets = False
+
+        def derp_map(self) -> DerpMap:
+            return DerpMap()
+
+        def vouch(self, key: NodePublic) -> AbstractContextManager[None]:
+            return nullcontext()
+
+    asked: list[HealthContext] = []
+
+    class Plugin:
+        @hookimpl
+        def coder_health_checks(self, context: HealthContext) -> Sequence[HealthCheck]:
+            asked.append(context)
+            return [Tank()]
+
+    context = Context()
+    assert [check.name for check in host_of(Plugin()).health_checks(context)] == ["tank"]
+    assert asked == [context]
 
 
 def test_hook_coder_authenticators() -> None:

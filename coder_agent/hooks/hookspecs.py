@@ -19,6 +19,7 @@ from .markers import hookspec
 if TYPE_CHECKING:  # a plugin that only adds a command shall not pay for any of these
     from ..base.paths import PathPolicy
     from .events import Event
+    from .health import HealthCheck, HealthContext
     from .interfaces import (
         AgentService,
         Authenticator,
@@ -84,6 +85,12 @@ def coder_agent_services(settings: Settings) -> Sequence[AgentService]:
 @hookspec
 def coder_server_routes(context: ServerContext) -> Sequence[object]:
     """Add HTTP routes (Starlette `BaseRoute` objects) to a coder server; its own routes cannot be replaced."""
+    raise NotImplementedError
+
+
+@hookspec
+def coder_health_checks(context: HealthContext) -> Sequence[HealthCheck]:
+    """Add sections to a coder server's health report."""
     raise NotImplementedError
 
 

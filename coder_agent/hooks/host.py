@@ -25,6 +25,7 @@ from .records import PluginRecord, Selection, plugin_key
 if TYPE_CHECKING:
     from ..base.paths import PathPolicy
     from .events import Event
+    from .health import HealthCheck, HealthContext
     from .interfaces import (
         AgentService,
         Authenticator,
@@ -297,6 +298,10 @@ class PluginHost:
     def server_routes(self, context: ServerContext) -> list[object]:
         """`coder_server_routes`."""
         return self.collect("coder_server_routes", context=context)
+
+    def health_checks(self, context: HealthContext) -> list[HealthCheck]:
+        """`coder_health_checks`."""
+        return cast("list[HealthCheck]", self.collect("coder_health_checks", context=context))
 
     def authenticators(self, settings: Settings) -> list[Authenticator]:
         """`coder_authenticators`."""
