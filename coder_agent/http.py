@@ -2,12 +2,31 @@
 
     answer = await request("GET", "https://relays.example.com/derpmap.json", options=DialOptions())
 
-`ApiClient` is Coder's REST API, `dial` a connection (TCP, or TLS) for whoever speaks for himself.
+`ApiClient` is Coder's REST API, `dial` a connection (TCP, or TLS) for whoever speaks for himself, `open_socket` a bare
+socket for whoever brings his own TLS (`tls_context`). `headers_of` is what the user wants on every request.
 """
 
 from __future__ import annotations
 
-from .runtime.dial import Endpoint, dial
+from .runtime.dial import CertificateNotTrusted, Endpoint, dial, open_socket, proxy_for
+from .runtime.header_command import headers_of
 from .runtime.http import ApiClient, HttpResponse, merge_headers, request
+from .runtime.sockets import Target, in_turn, resolve
+from .runtime.tls import tls_context
 
-__all__ = ["ApiClient", "Endpoint", "HttpResponse", "dial", "merge_headers", "request"]
+__all__ = [
+    "ApiClient",
+    "CertificateNotTrusted",
+    "Endpoint",
+    "HttpResponse",
+    "Target",
+    "dial",
+    "headers_of",
+    "in_turn",
+    "merge_headers",
+    "open_socket",
+    "proxy_for",
+    "request",
+    "resolve",
+    "tls_context",
+]

@@ -88,6 +88,25 @@ def _root(
     url: Annotated[Text, typer.Option(help="URL of the coder server [env: CODER_URL, CODER_AGENT_URL]")] = None,
     token: Annotated[Text, typer.Option(help="token [env: CODER_SESSION_TOKEN, CODER_AGENT_TOKEN]")] = None,
     header: Annotated[Names, typer.Option(metavar="NAME=VALUE", help="on every request [env: CODER_HEADER]")] = None,
+    header_command: Annotated[
+        Text, typer.Option(metavar="CMD", help="program that prints headers [env: CODER_HEADER_COMMAND]")
+    ] = None,
+    proxy: Annotated[
+        Text, typer.Option(metavar="URL", help="http:// or socks5:// proxy, or none [env: CODER_PROXY]")
+    ] = None,
+    ca_file: Annotated[
+        Text,
+        typer.Option("--client-tls-ca-file", metavar="PEM", help="trust this CA, too [env: CODER_CLIENT_TLS_CA_FILE]"),
+    ] = None,
+    client_cert_file: Annotated[
+        Text,
+        typer.Option(
+            "--client-tls-cert-file", metavar="PEM", help="show this certificate [env: CODER_CLIENT_TLS_CERT_FILE]"
+        ),
+    ] = None,
+    client_key_file: Annotated[
+        Text, typer.Option("--client-tls-key-file", metavar="PEM", help="its key [env: CODER_CLIENT_TLS_KEY_FILE]")
+    ] = None,
     global_config: Annotated[Text, typer.Option(help="where the login is kept [env: CODER_CONFIG_DIR]")] = None,
     disable_direct_connections: Annotated[
         bool, typer.Option("--disable-direct-connections", help="relay only")

@@ -106,7 +106,10 @@ class Cli:
 
     def dial_options(self) -> DialOptions:
         """How connections are to be made, from ``[network]``."""
-        return self.settings.network.dial_options()
+        options = self.settings.network.dial_options()
+        if options.header_command:
+            options.server_url = self.settings.client.url or self.settings.agent.url or self.session.url
+        return options
 
     # ------------------------------------------------------------
 
@@ -133,6 +136,9 @@ class Cli:
             network["prefer_region"] = self.flags["prefer_region"]
         if self.flags.get("no_ipv6"):
             network["ipv6"] = False
+        for name in ("header_command", "ca_file", "client_cert_file", "client_key_file", "proxy"):
+            if self.flags.get(name) is not None:
+                network[name] = self.flags[name]
         if headers := self.flags.get("header"):
             assert isinstance(headers, (list, tuple))
             network["header"] = dict(_header(str(text)) for text in headers)

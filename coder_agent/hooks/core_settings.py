@@ -73,10 +73,33 @@ class NetworkSettings(BaseModel):
     header: dict[str, str] = Field(
         default_factory=dict, description="extra HTTP headers", json_schema_extra={"env": "CODER_HEADER"}
     )
-    ca_file: str = Field("", description="PEM file with further CA certificates")
+    header_command: str = Field(
+        "",
+        description="program that prints further headers, one NAME=VALUE a line",
+        json_schema_extra={"env": "CODER_HEADER_COMMAND"},
+    )
+    ca_file: str = Field(
+        "",
+        description="PEM file with further CA certificates",
+        json_schema_extra={"env": "CODER_CLIENT_TLS_CA_FILE"},
+    )
+    client_cert_file: str = Field(
+        "",
+        description="PEM file with the certificate for servers that ask for one",
+        json_schema_extra={"env": "CODER_CLIENT_TLS_CERT_FILE"},
+    )
+    client_key_file: str = Field(
+        "",
+        description="PEM file with its key, if that is not in the same file",
+        json_schema_extra={"env": "CODER_CLIENT_TLS_KEY_FILE"},
+    )
     insecure: bool = Field(False, description="do not verify TLS certificates")
     vector: bool = Field(True, description="use numpy on the data path where it is installed")
-    proxy: str = Field("", description="http:// or socks5:// proxy; empty = as the environment says")
+    proxy: str = Field(
+        "",
+        description="http:// or socks5:// proxy; none = no proxy; empty = as the environment says",
+        json_schema_extra={"env": "CODER_PROXY"},
+    )
 
     def dial_options(self) -> DialOptions:
         """How outgoing connections are to be made."""
@@ -87,6 +110,9 @@ class NetworkSettings(BaseModel):
             ca_file=self.ca_file or None,
             insecure=self.insecure,
             proxy=self.proxy or None,
+            header_command=self.header_command,
+            client_cert_file=self.client_cert_file or None,
+            client_key_file=self.client_key_file or None,
         )
 
 

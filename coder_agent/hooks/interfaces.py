@@ -125,13 +125,20 @@ class RelayTransport(Transport, Protocol):
 class DialOptions:
     """How outgoing HTTP, WebSocket and relay connections are made.
 
-    `headers` go on every request; `ca_file` adds a CA to the system's; `proxy` is a URL or None (= environment).
+    `headers` go on every request, and so do the lines ``Name=value`` that the program `header_command` prints, which
+    finds `server_url` in CODER_URL (`coder_agent.http.headers_of` puts them together). `ca_file` adds a CA to the
+    system's; `client_cert_file` and `client_key_file` are shown to servers that ask for a certificate. `proxy` is a
+    URL, None (as the environment says) or "" (none).
     """
 
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     ca_file: str | None = None
     insecure: bool = False
-    proxy: str | None = None
+    proxy: str | None = field(default=None, repr=False)
+    header_command: str = ""
+    server_url: str = ""
+    client_cert_file: str | None = None
+    client_key_file: str | None = None
 
 
 @dataclass(slots=True)

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import anyio
 import anyio.abc
-import truststore
 from anyio.streams.tls import TLSStream
 
 from ..errors import ConfigError, TransportBroken
 from ..hooks.interfaces import DialOptions
+from .proxies import proxy_url, through
+from .sockets import Target, connect_first, resolve
+from .tls import tls_context
 
 CONNECT_TIMEOUT = 15.0
 """Seconds for name, TCP, proxy and TLS together."""
@@ -65,11 +66,10 @@ async def dial(
     endpoint: Endpoint, options: DialOptions, *, timeout: float = CONNECT_TIMEOUT, address: str = ""
 ) -> anyio.abc.ByteStream:
     """Connect to `endpoint`, at `address` if given (but not through a proxy). Raises TransportBroken, ConfigError."""
-    context = tls_context(options.ca_file, options.insecure) if endpoint.secure else None
-    proxy = proxy_for(endpoint, options)
+    context = tls_context(options) if endpoint.secure else None
     try:
         with anyio.fail_after(timeout):
-            stream = await (_direct(endpoint, address) if proxy is None else _through(proxy, endpoint))
+            stream = await _stream(await open_socket(endpoint, options, address=address))
             return stream if context is None else await _start_tls(stream, endpoint, context)
     except TimeoutError as exc:
         raise TransportBroken(
@@ -78,72 +78,39 @@ async def dial(
         ) from exc
 
 
-def proxy_for(endpoint: Endpoint, options: DialOptions) -> str | None:
-    """The proxy to use: the configured one ("" = none), else HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY."""
-    if options.proxy is not None:
-        return options.proxy or None
-    if proxy_bypass(f"{endpoint.host}:{endpoint.port}"):
-        return None
-    proxies = getproxies()
-    url = proxies.get("https" if endpoint.secure else "http") or proxies.get("all")
-    return f"http://{url}" if url and "://" not in url else url or None
+async def open_socket(
+    endpoint: Endpoint, options: DialOptions, *, address: str = "", targets: Sequence[Target] | None = None
+) -> socket.socket:
+    """A connected, non-blocking socket to `endpoint`, for whoever brings his own TLS; unbounded: the caller limits it.
 
-
-@lru_cache(maxsize=8)
-def tls_context(ca_file: str | None, insecure: bool) -> ssl.SSLContext:
-    """Trust the system's certificates (by the system's own rules), and `ca_file` too. Raises ConfigError.
-
-    Kept, because loading the system's certificates takes 20 ms.
+    Through the proxy if there is one for it, which looks up the name; else to `targets` if given, else to the addresses
+    of `address` or of the name. Raises TransportBroken, ConfigError.
     """
-    if insecure:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    else:
-        context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        if ca_file:
-            try:
-                context.load_verify_locations(ca_file)
-            except OSError as exc:  # ssl.SSLError is one
-                raise ConfigError(f"the CA file {ca_file} cannot be used: {exc.strerror or exc}") from exc
-    context.set_alpn_protocols(["http/1.1"])  # upgrades do not exist in HTTP/2
-    return context
+    proxy = proxy_for(endpoint, options)
+    if proxy is not None:
+        return await through(proxy, endpoint.host, endpoint.port)
+    try:
+        return await connect_first(
+            await resolve(address or endpoint.host, endpoint.port) if targets is None else targets
+        )
+    except OSError as exc:
+        raise _unreachable(endpoint, exc) from exc
+
+
+def proxy_for(endpoint: Endpoint, options: DialOptions) -> str | None:
+    """The URL of the proxy to use (proxies.proxy_url); None = connect directly."""
+    return proxy_url(endpoint.host, endpoint.port, secure=endpoint.secure, configured=options.proxy)
 
 
 # ---------------------------------------------------------------- steps
 
 
-async def _direct(endpoint: Endpoint, address: str) -> anyio.abc.ByteStream:
+async def _stream(sock: socket.socket) -> anyio.abc.ByteStream:
     try:
-        return await anyio.connect_tcp(address or endpoint.host, endpoint.port)
-    except OSError as exc:
-        raise _unreachable(endpoint, exc) from exc
-
-
-async def _through(proxy: str, endpoint: Endpoint) -> anyio.abc.ByteStream:
-    # Here, not above: most machines have no proxy, and an idle agent is to be small.
-    from python_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError, parse_proxy_url
-    from python_socks.async_.anyio.v2 import Proxy
-
-    shown = urlsplit(proxy).netloc.rpartition("@")[2] or proxy
-    try:
-        kind, host, port, username, password = parse_proxy_url(proxy)
-        connector = Proxy(kind, host, port, username, password, rdns=True)
-    except ValueError as exc:
-        raise ConfigError(
-            f"the proxy {shown!r} is not usable: {exc}", hint="write it like http://host:3128 or socks5://host:1080"
-        ) from exc
-    try:
-        # Our own limit surrounds this call; the library's must not fire first with a less telling error.
-        stream = await connector.connect(endpoint.host, endpoint.port, timeout=10 * CONNECT_TIMEOUT)
-    except ProxyError as exc:
-        raise TransportBroken(f"the proxy {shown} does not connect to {endpoint}: {exc}") from exc
-    except (ProxyConnectionError, ProxyTimeoutError, OSError, anyio.BrokenResourceError) as exc:
-        raise TransportBroken(
-            f"the proxy {shown} cannot be reached",
-            hint="check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, and proxy in [network] of the configuration",
-        ) from exc
-    return stream.anyio_stream
+        return await anyio.abc.SocketStream.from_socket(sock)
+    except BaseException:
+        sock.close()
+        raise
 
 
 async def _start_tls(stream: anyio.abc.ByteStream, endpoint: Endpoint, context: ssl.SSLContext) -> anyio.abc.ByteStream:
@@ -158,6 +125,8 @@ async def _start_tls(stream: anyio.abc.ByteStream, endpoint: Endpoint, context: 
     except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as exc:  # the latter is how Python 3.11.2 calls the former
         raise _hung_up(endpoint) from exc
     except ssl.SSLError as exc:
+        if wants_certificate(exc):
+            raise certificate_wanted(endpoint) from exc
         if exc.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNEXPECTED_MESSAGE"):
             raise TransportBroken(
                 f"{endpoint} does not speak TLS", hint="use http:// if this server has no certificate"
@@ -165,6 +134,24 @@ async def _start_tls(stream: anyio.abc.ByteStream, endpoint: Endpoint, context: 
         raise TransportBroken(f"TLS with {endpoint} failed: {exc.reason or exc}") from exc
     except (anyio.EndOfStream, anyio.BrokenResourceError, OSError) as exc:
         raise _hung_up(endpoint) from exc
+
+
+def wants_certificate(error: BaseException | None) -> bool:
+    """Did the server end the connection because we showed no certificate? In TLS 1.3 it says so after the handshake."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError) and "CERTIFICATE_REQUIRED" in (error.reason or ""):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def certificate_wanted(endpoint: Endpoint) -> TransportBroken:
+    """What to do about that."""
+    return TransportBroken(
+        f"{endpoint} wants a client certificate",
+        hint="set client_cert_file and client_key_file in [network] of the configuration, or "
+        "CODER_CLIENT_TLS_CERT_FILE and CODER_CLIENT_TLS_KEY_FILE",
+    )
 
 
 def _hung_up(endpoint: Endpoint) -> TransportBroken:
@@ -182,13 +169,10 @@ async def _wrap(stream: anyio.abc.ByteStream, host: str, context: ssl.SSLContext
 
 
 def _unreachable(endpoint: Endpoint, error: OSError) -> TransportBroken:
-    """anyio tries every address and wraps what each said."""
-    reasons: list[BaseException] = [error]
-    while reasons[0].__cause__ is not None:
-        reasons = [reasons[0].__cause__]
-        if isinstance(reasons[0], BaseExceptionGroup):
-            reasons = list(reasons[0].exceptions)
-    if any(isinstance(reason, socket.gaierror) for reason in (error, *reasons)):
+    """Every address was tried; what each said is behind the first one's error."""
+    cause = error.__cause__
+    reasons = list(cause.exceptions) if isinstance(cause, ExceptionGroup) else [error]
+    if any(isinstance(reason, socket.gaierror) for reason in reasons):
         return TransportBroken(f"the name {endpoint.host} cannot be found", hint="check the URL and your DNS")
     if all(isinstance(reason, ConnectionRefusedError) for reason in reasons):
         return TransportBroken(

@@ -14,7 +14,8 @@ import h11
 from .. import __version__
 from ..errors import ApiError, ConfigError, CoordinationError, TransportBroken, Unauthenticated
 from ..hooks.interfaces import DialOptions
-from .dial import CONNECT_TIMEOUT, Endpoint, dial
+from .dial import CONNECT_TIMEOUT, Endpoint, certificate_wanted, dial, wants_certificate
+from .header_command import headers_of
 
 TIMEOUT = 30.0
 """Seconds for one whole request, as stock clients allow."""
@@ -57,7 +58,9 @@ async def request(
     options = options or DialOptions()
     endpoint = Endpoint.parse(url)
     data = b"" if body is None else json.dumps(body).encode()
-    fields = merge_headers({"User-Agent": USER_AGENT, "Accept": "application/json"}, options.headers, headers or {})
+    fields = merge_headers(
+        {"User-Agent": USER_AGENT, "Accept": "application/json"}, await headers_of(options), headers or {}
+    )
     own = {"Host": endpoint.host_header, "Connection": "close", "Content-Length": str(len(data))}
     if body is not None:
         own["Content-Type"] = "application/json"
@@ -69,6 +72,8 @@ async def request(
     except TimeoutError as exc:
         raise TransportBroken(f"{endpoint} took longer than {timeout:g} s to answer") from exc
     except (anyio.BrokenResourceError, anyio.EndOfStream, OSError) as exc:
+        if wants_certificate(exc):
+            raise certificate_wanted(endpoint) from exc
         raise TransportBroken(f"{endpoint} closed the connection before it had answered") from exc
     except h11.LocalProtocolError as exc:
         raise ConfigError(f"a request header cannot be sent: {exc}", hint="check --header") from exc

@@ -22,6 +22,7 @@ from websockets.uri import parse_uri
 from ..errors import CoderAgentError, TransportBroken
 from ..hooks.interfaces import DialOptions
 from .dial import CONNECT_TIMEOUT, Endpoint, dial
+from .header_command import headers_of
 from .http import USER_AGENT, HttpResponse, api_error, merge_headers, not_ours
 
 MAX_MESSAGE = 4 * 1024 * 1024
@@ -155,11 +156,12 @@ async def open_websocket(
     parts = urlsplit(url)
     target = urlunsplit(("wss" if endpoint.secure else "ws", endpoint.host_header, parts.path, parts.query, ""))
     shown = f"{'https' if endpoint.secure else 'http'}://{endpoint.host_header}"
+    fields = merge_headers({"User-Agent": USER_AGENT}, await headers_of(options), headers or {})
     stream = await dial(endpoint, options, timeout=timeout)
     try:
         with anyio.fail_after(timeout):
             socket = WebSocketStream(stream, ClientProtocol(parse_uri(target), max_size=MAX_MESSAGE), shown)
-            await socket.handshake(merge_headers({"User-Agent": USER_AGENT}, options.headers, headers or {}))
+            await socket.handshake(fields)
             return socket
     except TimeoutError as exc:
         await anyio.aclose_forcefully(stream)

@@ -17,7 +17,7 @@ import h11
 from coder_agent.base.derp_map import DerpNode
 from coder_agent.errors import CoderAgentError
 from coder_agent.hooks import DialOptions
-from coder_agent.http import Endpoint, dial, merge_headers
+from coder_agent.http import Endpoint, dial, headers_of, merge_headers
 
 from .interfaces import Family
 
@@ -71,7 +71,7 @@ async def measure_https(node: DerpNode, options: DialOptions) -> HttpsAnswer:
         return HttpsAnswer(None, error=error.message, hint=error.hint or "")
     family: Family = "v6" if ":" in str(stream.extra(anyio.abc.SocketAttribute.remote_address)[0]) else "v4"
     try:
-        fields = merge_headers(options.headers, {"Host": endpoint.host_header, "Connection": "close"})
+        fields = merge_headers(await headers_of(options), {"Host": endpoint.host_header, "Connection": "close"})
         started = anyio.current_time()
         with anyio.fail_after(ANSWER_TIMEOUT):
             status = await _status(stream, endpoint.path, fields)

@@ -100,8 +100,9 @@ class UpgradeCarrier:
 
 
 def _refusal(status: int) -> TransportBroken:
-    """5xx is a server in trouble and may pass; anything else says that the upgrade does not get through."""
-    if 500 <= status <= 599:
+    """Anything but 101 says that the upgrade does not get through; also 501 and 505, which are what some gateways
+    answer to upgrades that they do not know. Other 5xx are a server in trouble, which may pass."""
+    if 500 <= status <= 599 and status not in (501, 505):
         return TransportBroken(f"the relay answered HTTP {status}")
     return UpgradeRefused(f"HTTP {status} instead of a protocol upgrade")
 
@@ -124,6 +125,8 @@ class WebSocketCarrier:
         """The opening handshake."""
         request = self._socket.connect()
         for name, value in self._headers.items():
+            if name in request.headers:
+                del request.headers[name]
             request.headers[name] = value
         self._socket.send_request(request)
         return b"".join(self._socket.data_to_send())

@@ -20,13 +20,14 @@ from coder_agent.base.paths import DerpPath
 from coder_agent.errors import CoderAgentError, ConfigError, TransportBroken, TransportClosed
 from coder_agent.hooks.events import RelayChanged
 from coder_agent.hooks.interfaces import TransportContext
+from coder_agent.http import headers_of, merge_headers
 from coder_agent.protocols.derp.client import ClientEvent, DerpClient, HealthChanged, PeerGone, ServerRestarting
 from coder_agent.protocols.derp.stream import Arena
 
 from .carrier import Carrier, UpgradeCarrier, UpgradeRefused, WebSocketCarrier
 from .connection import RelayConnection
-from .dial import connect, host_header
-from .tls import Trust
+from .dial import connect, endpoint_of
+from .tls import trust
 
 LOGIN_BUDGET = 10.0
 """Seconds for TCP, TLS, HTTP and login together (derphttp_client.go, connect)."""
@@ -48,7 +49,6 @@ class Shared:
     """What all regions of one transport have in common."""
 
     context: TransportContext
-    trust: Trust
     tasks: anyio.abc.TaskGroup
     arena: Arena = field(default_factory=Arena)
     counters: Counter[str] = field(default_factory=Counter)
@@ -75,6 +75,7 @@ class Region:
         self._announced: tuple[bool, str] | None = None
         self._paths: dict[NodePublic, DerpPath] = {}
         self._warm_until = float("-inf")
+        self._refused_because = ""  # why a WebSocket is being tried
 
     # ------------------------------------------------------------ for the transport
 
@@ -197,19 +198,23 @@ class Region:
 
     async def _live_once(self) -> CoderAgentError | None:
         """Dial, log in, and wait for the end. The answer says why it ended; None = another way is worth a try."""
+        tried_websocket = self._uses_websocket
         try:
             with anyio.fail_after(LOGIN_BUDGET):
                 connection = await self._dial()
-        except UpgradeRefused as exc:
-            if self.id not in self._shared.websocket_reasons:
-                self._shared.websocket_reasons[self.id] = exc.message
-                self._down(f"falling back to WebSocket: {exc.message}")
-                return None
-            return self._failed(exc)
         except TimeoutError:
             return self._failed(TransportBroken(f"no login within {LOGIN_BUDGET:.0f} s"))
         except CoderAgentError as exc:
+            if self._refused_because:  # neither way: begin again with the upgrade
+                self._refused_because = ""
+            elif isinstance(exc, UpgradeRefused) and not tried_websocket:
+                self._refused_because = exc.message
+                self._down(f"falling back to WebSocket: {exc.message}")
+                return None
             return self._failed(exc)
+        if self._refused_because:  # and a WebSocket passes: it is kept, for good
+            self._shared.websocket_reasons[self.id] = self._refused_because
+            self._refused_because = ""
         self._up(connection)
         try:
             await connection.lost.wait()
@@ -232,10 +237,14 @@ class Region:
             raise TransportBroken("the region has no relay nodes")
         last: CoderAgentError | None = None
         for node in nodes:
+            patience = LOGIN_BUDGET if node is nodes[-1] else LOGIN_BUDGET / max(len(nodes), 3)
             try:
-                return await self._log_in(node, ideal=self.definition.nodes[0])
+                with anyio.fail_after(patience):
+                    return await self._log_in(node, ideal=self.definition.nodes[0])
             except (UpgradeRefused, ConfigError):
                 raise
+            except TimeoutError:
+                last = TransportBroken(f"{node.host_name} accepts connections but lets nobody log in")
             except CoderAgentError as exc:
                 last = exc
         assert last is not None
@@ -244,11 +253,12 @@ class Region:
     async def _log_in(self, node: DerpNode, ideal: DerpNode) -> RelayConnection:
         context = self._shared.context
         loop = asyncio.get_running_loop()
-        tls, check = (None, None) if node.force_http else self._shared.trust.for_node(node)
+        tls, check = (None, None) if node.force_http else trust(node, context.dial)
+        carrier = await self._carrier(node, ideal)
         sock = await connect(node, context.dial)
         client = DerpClient(context.node_key, rng=os.urandom, now=loop.time(), arena=self._shared.arena)
         client.note_preferred(self.home)
-        connection = RelayConnection(client, self._carrier(node, ideal), self, check)
+        connection = RelayConnection(client, carrier, self, check)
         self._dialling = connection
         try:
             await loop.create_connection(
@@ -274,13 +284,19 @@ class Region:
             raise connection.error
         return connection
 
-    def _carrier(self, node: DerpNode, ideal: DerpNode) -> Carrier:
-        headers = dict(self._shared.context.dial.headers)
-        if node is not ideal:
-            headers["Ideal-Node"] = ideal.name
-        if self._shared.context.force_websockets or self.id in self._shared.websocket_reasons:
-            return WebSocketCarrier(host_header(node), headers, secure=not node.force_http)
-        return UpgradeCarrier(host_header(node), headers)
+    async def _carrier(self, node: DerpNode, ideal: DerpNode) -> Carrier:
+        """Raises ConfigError for headers that cannot be sent."""
+        own = {"Ideal-Node": ideal.name} if node is not ideal else {}
+        headers = merge_headers(await headers_of(self._shared.context.dial), own)
+        host = endpoint_of(node).host_header
+        if self._uses_websocket:
+            return WebSocketCarrier(host, headers, secure=not node.force_http)
+        return UpgradeCarrier(host, headers)
+
+    @property
+    def _uses_websocket(self) -> bool:
+        known = self._shared.context.force_websockets or self.id in self._shared.websocket_reasons
+        return known or bool(self._refused_because)
 
     def _up(self, connection: RelayConnection) -> None:
         self.connection = connection

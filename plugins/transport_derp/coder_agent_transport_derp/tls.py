@@ -13,11 +13,10 @@ from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-import truststore
-
 from coder_agent.base.derp_map import DerpNode
-from coder_agent.errors import ConfigError, TransportBroken
+from coder_agent.errors import TransportBroken
 from coder_agent.hooks.interfaces import DialOptions
+from coder_agent.http import tls_context
 
 if TYPE_CHECKING:
     from cryptography import x509  # 4 MB, used only for nodes with a certificate rule of their own
@@ -28,46 +27,16 @@ Check = Callable[[ssl.SSLObject], None]
 """Looks at an established TLS connection before anything is sent on it. Raises TransportBroken."""
 
 
-class Trust:
-    """TLS contexts for one set of dial options; loading the system's certificates costs 20 ms, so they are kept."""
-
-    def __init__(self, dial: DialOptions) -> None:
-        self._dial = dial
-        self._contexts: dict[tuple[bool, bool], ssl.SSLContext] = {}
-
-    def for_node(self, node: DerpNode) -> tuple[ssl.SSLContext, Check | None]:
-        """The context for `node`, and what to check afterwards. Raises ConfigError."""
-        if node.insecure_for_tests or self._dial.insecure:
-            return self._context(verify=False, names=False), None
-        if node.cert_name.startswith(PIN_PREFIX):
-            pin = node.cert_name.removeprefix(PIN_PREFIX)
-            return self._context(verify=False, names=False), lambda tls: check_pin(tls, pin, node.host_name)
-        if node.cert_name and node.cert_name != node.host_name:
-            return self._context(verify=True, names=False), lambda tls: check_name(leaf(tls), node.cert_name)
-        return self._context(verify=True, names=True), None
-
-    def _context(self, *, verify: bool, names: bool) -> ssl.SSLContext:
-        key = (verify, names)
-        context = self._contexts.get(key)
-        if context is None:
-            context = self._contexts[key] = self._make(verify=verify, names=names)
-        return context
-
-    def _make(self, *, verify: bool, names: bool) -> ssl.SSLContext:
-        if not verify:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        else:
-            context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.check_hostname = names
-            if self._dial.ca_file:
-                try:
-                    context.load_verify_locations(self._dial.ca_file)
-                except (OSError, ssl.SSLError) as exc:
-                    raise ConfigError(f"the CA file {self._dial.ca_file} cannot be used: {exc}") from exc
-        context.set_alpn_protocols(["http/1.1"])  # an upgrade does not exist in HTTP/2
-        return context
+def trust(node: DerpNode, dial: DialOptions) -> tuple[ssl.SSLContext, Check | None]:
+    """The context for `node`, and what to check afterwards. Raises ConfigError."""
+    if node.insecure_for_tests or dial.insecure:
+        return tls_context(dial, verify=False), None
+    if node.cert_name.startswith(PIN_PREFIX):
+        pin = node.cert_name.removeprefix(PIN_PREFIX)
+        return tls_context(dial, verify=False), lambda tls: check_pin(tls, pin, node.host_name)
+    if node.cert_name and node.cert_name != node.host_name:
+        return tls_context(dial, names=False), lambda tls: check_name(leaf(tls), node.cert_name)
+    return tls_context(dial), None
 
 
 def leaf(tls: ssl.SSLObject) -> x509.Certificate:

@@ -20,7 +20,6 @@ from coder_agent.protocols.derp.client import PeerGone
 from coder_agent.protocols.derp.frames import PACKET_HEADER_SIZE, GoneReason
 
 from .region import Region, Shared
-from .tls import Trust
 
 IDLE_AFTER = 60.0
 """Seconds without a write after which a region that is not home is closed (magicsock/derp.go)."""
@@ -46,7 +45,7 @@ class DerpTransportFactory:
         except RuntimeError:
             raise ConfigError("the DERP transport needs the asyncio backend") from None
         async with anyio.create_task_group() as tasks:
-            transport = DerpTransport(Shared(context, Trust(context.dial), tasks))
+            transport = DerpTransport(Shared(context, tasks))
             tasks.start_soon(transport.run)
             try:
                 yield transport

@@ -381,7 +381,7 @@ async def test_nobody_there_is_a_sentence_and_the_home_is_dialled_again() -> Non
     async with peer(plain_map(address), home=0) as a:
         a.transport.set_home(1)
         await a.sink.wait(lambda: states(a))
-        assert "cannot connect" in reasons(a)[0]
+        assert "refuses the connection" in reasons(a)[0]
         async with serve_relay(DerpRelay(), port=address.port):
             await a.sink.wait(lambda: a.transport.connected(1))
 
@@ -473,4 +473,5 @@ async def test_strange_answers_to_the_upgrade(answer: bytes, websocket: bool, wo
         a.transport.set_home(1)
         await a.sink.wait(lambda: states(a))
         assert words in reasons(a)[0]
-        assert (1 in a.transport.forced_websocket()) is websocket
+        assert ("falling back to WebSocket" in reasons(a)[0]) is websocket
+        assert not a.transport.forced_websocket(), "a WebSocket that does not work either is no news to keep"

@@ -16,7 +16,7 @@ from coder_agent.base.derp_map import DerpNode
 from coder_agent.base.keys import NodePrivate
 from coder_agent.errors import CoderAgentError, RemoteProtocolError, TransportBroken
 from coder_agent.hooks import DialOptions
-from coder_agent.http import dial, merge_headers
+from coder_agent.http import dial, headers_of, merge_headers
 from coder_agent.protocols.derp.client import ClientEvent, DerpClient, LoggedIn, PacketsReceived, PongReceived
 
 from ..https import CONNECT_TIMEOUT, measure_https, relay_endpoint, relay_options
@@ -94,7 +94,9 @@ class _Client:
         stream = self._stream = await dial(endpoint, options, timeout=CONNECT_TIMEOUT, address=address)
         try:
             head = {"Host": endpoint.host_header, "Upgrade": "DERP", "Connection": "Upgrade"}
-            lines = "".join(f"{name}: {value}\r\n" for name, value in merge_headers(options.headers, head).items())
+            lines = "".join(
+                f"{name}: {value}\r\n" for name, value in merge_headers(await headers_of(options), head).items()
+            )
             await stream.send(f"GET {endpoint.path} HTTP/1.1\r\n{lines}\r\n".encode())
             await self._read(stream, await _upgraded(stream, str(endpoint)))
         except (anyio.EndOfStream, anyio.BrokenResourceError, OSError) as exc:

@@ -1,0 +1,87 @@
+"""A TCP connection to whichever address of a host answers first, whatever families this machine has.
+
+Source: RFC 8305 (happy eyeballs); tailscale derp/derphttp/derphttp_client.go dialNode for the delay.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Sequence
+from itertools import chain, zip_longest
+
+import anyio
+
+STAGGER = 0.2
+"""Seconds that an address waits for the one before it (200 ms upstream; RFC 8305 allows 100 ms to 2 s)."""
+
+Target = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
+"""An address family and a socket address of it."""
+
+
+async def resolve(
+    host: str, port: int, family: socket.AddressFamily | socket.AddressInfo | int = socket.AF_UNSPEC
+) -> list[Target]:
+    """The addresses of `host`, in the order in which to try them. Raises OSError (socket.gaierror: no such name)."""
+    infos = await anyio.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+    return in_turn([(kind, where) for kind, _, _, _, where in infos])
+
+
+def in_turn(targets: Sequence[Target]) -> list[Target]:
+    """IPv6 first, then one of each family in turn: a family without a route must not be waited for twice (§4)."""
+    v6 = [target for target in targets if target[0] == socket.AF_INET6]
+    v4 = [target for target in targets if target[0] != socket.AF_INET6]
+    return [target for target in chain.from_iterable(zip_longest(v6, v4)) if target is not None]
+
+
+async def connect_first(targets: Sequence[Target]) -> socket.socket:
+    """Connect to all of `targets`, each STAGGER after the one before, or when that one failed; the first one wins.
+
+    Returns a connected, non-blocking socket. Raises OSError if none answers: that of the first address, the others' as
+    its `__context__` in an ExceptionGroup.
+    """
+    winner: list[socket.socket] = []
+    errors: list[OSError] = []
+
+    async def attempt(index: int) -> None:
+        if index:
+            with anyio.move_on_after(STAGGER * index):
+                await go[index].wait()
+        try:
+            sock = await connect(*targets[index])
+        except OSError as exc:
+            errors.append(exc)
+            if index + 1 < len(go):
+                go[index + 1].set()
+            return
+        if winner:
+            sock.close()
+            return
+        winner.append(sock)
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        go = [anyio.Event() for _ in targets]
+        for index in range(len(targets)):
+            tasks.start_soon(attempt, index)
+    if winner:
+        return winner[0]
+    raise errors[0] from ExceptionGroup("no address answers", errors)
+
+
+async def connect(family: socket.AddressFamily, where: tuple[str, int] | tuple[str, int, int, int]) -> socket.socket:
+    """Connect to one address. Raises OSError."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        code = sock.connect_ex(where)
+        if code in (errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDBLOCK", errno.EWOULDBLOCK)):
+            await anyio.wait_writable(sock)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
