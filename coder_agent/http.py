@@ -13,6 +13,7 @@ from .runtime.header_command import headers_of
 from .runtime.http import ApiClient, HttpResponse, merge_headers, request
 from .runtime.sockets import Target, in_turn, resolve
 from .runtime.tls import tls_context
+from .runtime.websocket import WebSocketStream, open_websocket
 
 __all__ = [
     "ApiClient",
@@ -20,11 +21,13 @@ __all__ = [
     "Endpoint",
     "HttpResponse",
     "Target",
+    "WebSocketStream",
     "dial",
     "headers_of",
     "in_turn",
     "merge_headers",
     "open_socket",
+    "open_websocket",
     "proxy_for",
     "request",
     "resolve",

@@ -17,6 +17,7 @@ from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import State
+from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from ..errors import CoderAgentError, TransportBroken
@@ -146,8 +147,11 @@ async def open_websocket(
     headers: Mapping[str, str] | None = None,
     options: DialOptions | None = None,
     timeout: float = CONNECT_TIMEOUT,
+    subprotocol: str = "",
+    address: str = "",
 ) -> WebSocketStream:
-    """Open a WebSocket at an http(s) or ws(s) URL, without compression or subprotocol.
+    """Open a WebSocket at an http(s) or ws(s) URL, without compression. `subprotocol` must be accepted if given;
+    `address`: where to connect if not where the URL's name leads.
 
     Raises: TransportBroken, ConfigError, and what the server's refusal means (http.api_error).
     """
@@ -157,11 +161,15 @@ async def open_websocket(
     target = urlunsplit(("wss" if endpoint.secure else "ws", endpoint.host_header, parts.path, parts.query, ""))
     shown = f"{'https' if endpoint.secure else 'http'}://{endpoint.host_header}"
     fields = merge_headers({"User-Agent": USER_AGENT}, await headers_of(options), headers or {})
-    stream = await dial(endpoint, options, timeout=timeout)
+    stream = await dial(endpoint, options, timeout=timeout, address=address)
     try:
         with anyio.fail_after(timeout):
-            socket = WebSocketStream(stream, ClientProtocol(parse_uri(target), max_size=MAX_MESSAGE), shown)
+            wanted = [Subprotocol(subprotocol)] if subprotocol else None
+            protocol = ClientProtocol(parse_uri(target), subprotocols=wanted, max_size=MAX_MESSAGE)
+            socket = WebSocketStream(stream, protocol, shown)
             await socket.handshake(fields)
+            if subprotocol and protocol.subprotocol != subprotocol:
+                raise TransportBroken(f"{shown} does not speak {subprotocol} over its WebSocket")
             return socket
     except TimeoutError as exc:
         await anyio.aclose_forcefully(stream)
