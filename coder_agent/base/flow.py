@@ -12,8 +12,8 @@ class Flow:
     `sent` counts what was sent again, too, `resent` only that, `acked` what has arrived. `has_backlog`: there is more
     to send than the network takes. `rtt` is the smoothed round trip, 0 = none measured. `patience` is the round trip
     with four times its variation (RFC 6298): an answer later than that is missing. `unanswered_since` is when the
-    peer, from which something is due, was last heard or asked; None = nothing is due. `stuck`: packets larger than every
-    tunnel carries (1280 bytes) are sent again and again, and do not arrive.
+    peer, from which something is due, was last heard or asked; None = nothing is due. `stuck`: packets larger than
+    every tunnel carries (1280 bytes) are sent again and again, and do not arrive.
     """
 
     sent: int = 0

@@ -218,6 +218,17 @@ USUAL_MTU = 1500
 """Of an interface, where it is not known."""
 MTU_PROBE_INTERVAL = 300.0
 """Between two looks at how large packets on the direct path in use may be."""
+MTU_ROUNDS = 3
+"""A new path, or one that was suspected, is probed so many times, with the heartbeats: a lost probe may be chance.
+Source: RFC 8899 §5.1.2 (MAX_PROBES)."""
+MTU_CALM = 30.0
+"""After this long without a suspicion the next one is the first again. Ours."""
+TUNNEL_MTU_SAFE = 1280
+"""Inner packets of this size are taken by every peer, and IPv6 knows no smaller MTU (RFC 8200 §5)."""
+WIREGUARD_OVERHEAD = 32
+"""Header and tag of a transport message."""
+TUNNEL_MTU_MAX = 8940
+"""The largest inner packet that a probe can prove: 9000 less headers (IPv4)."""
 UDP_OVERHEAD_V4, UDP_OVERHEAD_V6 = 28, 48
 """IP and UDP headers: payload + this = wire size."""
 

@@ -19,9 +19,11 @@ from ..base.nat_facts import NatFacts
 from ..base.path_rules import NO_RULES, DirectRule, PathRules
 from ..base.paths import DerpPath, Path, PathKind, PathPolicy, UdpPath
 from ..protocols.effects import Dropped
+from . import constants as c
 from .candidates import NEVER
 from .carrier import Carrier
 from .effects import CloseSockets, Effect, EndpointsWanted, PathUpdate, Route
+from .mtu import MtuProber
 from .peer import FOREVER, NOTHING, Peer
 from .peer_map import PeerMap
 from .policy import DefaultPathPolicy
@@ -49,6 +51,7 @@ class Magicsock:
         policy: PathPolicy | None = None,
         rules: PathRules = NO_RULES,
         birthday: bool = True,
+        accepted_mtu: int = c.TUNNEL_MTU_SAFE,
     ) -> None:
         self.counters: Counter[str] = Counter()
         """Since the start: drops by reason, and what was sent. Names are stable."""
@@ -62,7 +65,8 @@ class Magicsock:
         self._prober = self._search.prober
         policy = policy or DefaultPathPolicy()
         self._carrier = Carrier(self._prober, policy)
-        self._receiver = Receiver(self._peers, self._search, policy, self._carrier, self._schedule)
+        self._mtu = MtuProber(self._prober, accepted_mtu)
+        self._receiver = Receiver(self._peers, self._search, policy, self._carrier, self._mtu, self._settled)
         self._timers: list[tuple[float, int, Peer]] = []
         self._timer_count = 0
 
@@ -92,7 +96,7 @@ class Magicsock:
             if news and not peer.is_trusted(now):
                 effects += self._prober.full_ping(peer, now, call=True)
             effects += peer.announce(now, "relay-changed")
-        return self._done(peer, effects)
+        return self._done(peer, effects, now)
 
     def suggest_endpoints(self, key: NodePublic, endpoints: Sequence[AddrPort], now: float) -> list[Effect]:
         """Our own sources saw the peer at these addresses (by mDNS, say): the whole list, replacing the former one.
@@ -112,7 +116,7 @@ class Magicsock:
             effects += peer.announce(now, "candidate-gone")
         if news and peer.heartbeat_at is not None and not peer.is_trusted(now):
             effects += self._prober.full_ping(peer, now, call=True)
-        return self._done(peer, effects)
+        return self._done(peer, effects, now)
 
     def remove_peer(self, key: NodePublic) -> list[Effect]:
         """Forget a peer."""
@@ -133,7 +137,7 @@ class Magicsock:
         peer.end_trust()
         if peer.heartbeat_at is None:
             return NOTHING
-        return self._done(peer, self._prober.full_ping(peer, now, call=True))
+        return self._done(peer, self._prober.full_ping(peer, now, call=True), now)
 
     def set_rules(self, rules: PathRules | None, now: float, peer: NodePublic | None = None) -> list[Effect]:
         """Rules for one peer, or (`peer` None) for all that have none of their own, present and future ones. They hold
@@ -170,7 +174,8 @@ class Magicsock:
             peer.search_at = FOREVER
             effects += self._search.birthday.stop(peer)
         reason = "direct-blocked" if rules.direct is DirectRule.NEVER else "rules"
-        return effects + (peer.announce(now, reason) if peer.announced is not PathKind.NONE else [])
+        effects += peer.announce(now, reason) if peer.announced is not PathKind.NONE else []
+        return self._settled(peer, effects, now)
 
     # ------------------------------------------------------------ who we are
 
@@ -207,10 +212,11 @@ class Magicsock:
         for peer in self._peers:
             self._search.rebound(peer)
             peer.clear_best()
+            news: list[Effect] = []
             if peer.heartbeat_at is not None:
-                effects += peer.announce(now, "rebind")
-                effects += self._prober.full_ping(peer, now, call=True)
-                self._schedule(peer)
+                news += peer.announce(now, "rebind")
+                news += self._prober.full_ping(peer, now, call=True)
+            effects += self._settled(peer, news, now)
         return self._count(effects)
 
     # ------------------------------------------------------------ the data path
@@ -239,7 +245,7 @@ class Magicsock:
             effects += peer.announce(now, "first-send")
         elif not woken or peer.best is None:  # just woken, a path gets the chance to answer before it is declared lost
             effects += peer.announce(now, "no-pong")
-        return route, self._done(peer, effects)
+        return route, self._done(peer, effects, now)
 
     def peer_for_source(self, addr: AddrPort) -> NodePublic | None:
         """Whose packets come from `addr`? A guess good enough to choose whose keys to try; not an authentication."""
@@ -265,14 +271,16 @@ class Magicsock:
         if path.region != state.seen_region:
             note_relay(state, path.region)
         effects = self._carrier.heard_by_relay(state, now)
-        return self._done(state, effects) if effects else NOTHING
+        return self._done(state, effects, now) if effects else NOTHING
 
     def note_flow(self, peer: NodePublic, flow: Flow, now: float) -> list[Effect]:
         """The answer to `FlowWanted`: how the conversation with `peer` goes."""
         state = self._peers.get(peer)
         if state is None:
             return NOTHING
-        return self._done(state, self._carrier.note_flow(state, flow, now))
+        if flow.stuck:
+            self._mtu.note_stuck(state, now)
+        return self._done(state, self._carrier.note_flow(state, flow, now), now)
 
     def note_derp_seen(self, peer: NodePublic, region: int, now: float) -> None:
         """A relay connection of ours delivered something from `peer`."""
@@ -295,7 +303,8 @@ class Magicsock:
 
     def send_failed(self, path: Path, now: float, *, too_big: bool = False) -> list[Effect]:
         """A path is broken, says who should carry packets there: the kernel (EHOSTUNREACH, ENETUNREACH) or the relay
-        (peer gone). `too_big` (EMSGSIZE) is normal for padded pings: such a path simply never answers."""
+        (peer gone). `too_big` (EMSGSIZE): the local link, or the path as the kernel knows it, takes smaller ones
+        only; smaller ones are sent then."""
         if isinstance(path, DerpPath):
             return self.peer_gone(path.key, path.region, now)
         effects: list[Effect] = []
@@ -304,12 +313,16 @@ class Magicsock:
             if candidate is None:
                 continue
             candidate.trouble = "packets too big for the local link" if too_big else "host unreachable"
+            news: list[Effect] = []
             if too_big:
-                continue
-            candidate.pongs.clear()
-            if peer.best is not None and peer.best.path == path:
-                peer.clear_best()
-                effects += peer.announce(now, "unreachable")
+                if peer.mtu.path == path:
+                    self._mtu.suspect(peer, now)
+            else:
+                candidate.pongs.clear()
+                if peer.best is not None and peer.best.path == path:
+                    peer.clear_best()
+                    news += peer.announce(now, "unreachable")
+            effects += self._settled(peer, news, now)
         return self._count(effects)
 
     # ------------------------------------------------------------ disco
@@ -331,19 +344,19 @@ class Magicsock:
         if state is None:
             return None, NOTHING
         txid, effects = self._prober.user_ping(state, now, via, size)
-        return txid, self._done(state, effects)
+        return txid, self._done(state, effects, now)
 
     def ask_report(self, peer: NodePublic, now: float) -> list[Effect]:
         """Ask the peer what it knows: its answer appears as `PathStatus.remote`. A stock peer does not answer."""
         state = self._peers.get(peer)
-        return NOTHING if state is None else self._done(state, self._search.reporter.tell(state, now, ask=True))
+        return NOTHING if state is None else self._done(state, self._search.reporter.tell(state, now, ask=True), now)
 
     def sockets_opened(self, peer: NodePublic, names: Sequence[int], now: float) -> list[Effect]:
         """The answer to `OpenSockets`: the names of those that could be opened."""
         state = self._peers.get(peer)
         if state is None:
             return [CloseSockets(tuple(names))] if names else NOTHING
-        return self._done(state, self._search.birthday.sockets_opened(state, names, now))
+        return self._done(state, self._search.birthday.sockets_opened(state, names, now), now)
 
     # ------------------------------------------------------------ time
 
@@ -360,18 +373,22 @@ class Magicsock:
         while (when := self.deadline()) is not None and when <= now:
             peer = heappop(self._timers)[2]
             peer.scheduled_at = FOREVER
-            effects += self._prober.expire_pings(peer, now)
-            effects += self._prober.expire_call(peer, now)
-            if peer.lost_trust(now):
-                effects += peer.announce(now, "no-pong")
-            if peer.heartbeat_at is not None and now >= peer.heartbeat_at:
-                effects += self._prober.heartbeat(peer, now)
-                effects += self._carrier.keep_relay_warm(peer, now)
-                effects += self._search.after_heartbeat(peer, now)
-            effects += self._search.on_timer(peer, now)
-            effects += self._carrier.on_timer(peer, now)
-            self._schedule(peer)
+            effects += self._settled(peer, self._expire(peer, now), now)
         return self._count(effects)
+
+    def _expire(self, peer: Peer, now: float) -> list[Effect]:
+        effects = self._prober.expire_pings(peer, now, self._mtu.note_lost)
+        effects += self._prober.expire_call(peer, now)
+        if peer.lost_trust(now):
+            effects += peer.announce(now, "no-pong")
+        if peer.heartbeat_at is not None and now >= peer.heartbeat_at:
+            effects += self._prober.heartbeat(peer, now)
+            effects += self._mtu.heartbeat(peer, now)
+            effects += self._carrier.keep_relay_warm(peer, now)
+            effects += self._search.after_heartbeat(peer, now)
+        effects += self._search.on_timer(peer, now)
+        effects += self._carrier.on_timer(peer, now)
+        return effects
 
     def _schedule(self, peer: Peer) -> None:
         """Make sure that `on_timer` runs no later than this peer needs. A run too early is harmless."""
@@ -390,9 +407,15 @@ class Magicsock:
             return PathStatus()
         return replace(state.status(), local=self._search.reporter.report(state))
 
-    def _done(self, peer: Peer, effects: list[Effect]) -> list[Effect]:
+    def _done(self, peer: Peer, effects: list[Effect], now: float) -> list[Effect]:
+        return self._count(self._settled(peer, effects, now))
+
+    def _settled(self, peer: Peer, effects: list[Effect], now: float) -> list[Effect]:
+        """After everything that was done about a peer. A new packet size comes first: what is sent again because of
+        the rest shall have it."""
+        sized = self._mtu.settle(peer, now)
         self._schedule(peer)
-        return self._count(effects)
+        return [*sized, *effects] if sized else effects
 
     def _count(self, effects: list[Effect]) -> list[Effect]:
         for effect in effects:

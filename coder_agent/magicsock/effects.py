@@ -104,6 +104,14 @@ class PathReplaced:
 
 
 @dataclass(frozen=True, slots=True)
+class TunnelMtu:
+    """Inner packets to `peer` may be of up to `mtu` bytes from now on: more than before, or less."""
+
+    peer: NodePublic
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
 class RelayWanted:
     """Have the connection to relay region `region` ready: an active direct path may need it from one moment to the
     next. Repeated every few seconds."""
@@ -123,5 +131,6 @@ Effect = (
     | FlowWanted
     | PathDoubted
     | PathReplaced
+    | TunnelMtu
     | RelayWanted
 )

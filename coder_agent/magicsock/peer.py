@@ -18,7 +18,7 @@ from .candidates import NEVER, Candidate, CandidateTable
 from .doubt import Doubt
 from .effects import Effect, PathUpdate, Route
 from .quality import Quality
-from .search_state import Account, Allowance, Hunt
+from .search_state import Account, Allowance, Hunt, MtuState
 from .status import PathStatus
 
 NOTHING: list[Effect] = []
@@ -60,7 +60,7 @@ class Peer:
         "candidates", "sent", "calls", "ping_backs", "sources",
         "best", "best_at", "trusted_until",
         "doubt", "quality", "relay_pinged_at",
-        "account", "hunt", "probes", "search_at", "searching_since", "mtu_probed_at",
+        "mtu", "account", "hunt", "probes", "search_at", "searching_since", "mtu_probed_at",
         "last_send", "last_received", "last_full_ping", "heartbeat_at",
         "called_at", "call_due",  # our call-me-maybes: last sent; waiting until
         "rules", "own_rules", "announced", "announced_path",
@@ -84,6 +84,7 @@ class Peer:
         self.best_at = self.trusted_until = self.relay_pinged_at = NEVER
         self.doubt = Doubt()
         self.quality = Quality()
+        self.mtu = MtuState()
         self.account = Account()
         self.hunt = Hunt()
         self.probes = Allowance(c.PROBE_BURST, c.PROBES_PER_SECOND)
@@ -288,6 +289,7 @@ class Peer:
             region=self.derp_region,
             latency=best.latency if best and kind is PathKind.DIRECT else self.derp_latency,
             wire_mtu=best.wire_mtu if best else 0,
+            tunnel_mtu=self.mtu.announced,
             trusted_until=self.trusted_until,
             active=self.heartbeat_at is not None,
             rules=self.rules,

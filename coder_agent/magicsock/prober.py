@@ -38,6 +38,8 @@ class Prober:
         self._rng = rng
         self.facts = NatFacts()
         """What is known about our network."""
+        self.accepted = 0
+        """The largest inner packet that we take, in bytes; 0 = nobody is to know (mtu.py)."""
         self._endpoints: tuple[AddrPort, ...] = ()
         self._endpoints_at = NEVER
         self._refresh_asked_at = NEVER
@@ -49,12 +51,13 @@ class Prober:
 
     # ------------------------------------------------------------ single messages
 
-    def say(self, peer: Peer, path: Path, plaintext: bytes) -> list[Effect]:
-        """Seal `plaintext` for `peer`, with the key it uses now, and send it by `path`."""
+    def say(self, peer: Peer, path: Path, plaintext: bytes, *, whole: bool = False) -> list[Effect]:
+        """Seal `plaintext` for `peer`, with the key it uses now, and send it by `path`, `whole` or not at all."""
         identity = self._peers.identity(peer.disco)
         if identity is None:
             return []
-        return [SendRaw(path, disco.seal(self._public, identity.shared, self._rng(disco.NONCE_SIZE), plaintext))]
+        sealed = disco.seal(self._public, identity.shared, self._rng(disco.NONCE_SIZE), plaintext)
+        return [SendRaw(path, sealed, whole)]
 
     def ping(self, peer: Peer, path: Path, purpose: Purpose, now: float, size: int) -> tuple[bytes, list[Effect]]:
         """Send one ping of `size` bytes (never less than unpadded) and remember it until its pong or 5 s later."""
@@ -72,19 +75,24 @@ class Prober:
                 if purpose is Purpose.DISCOVERY:
                     # Upstream notes heartbeats here too; then, after a cut, the search waits for their interval.
                     candidate.ping_at = now
-        return txid, self.say(peer, path, disco.Ping(txid, self._node_key, version, padding).encode())
+        plaintext = disco.Ping(txid, self._node_key, version, padding).encode()
+        return txid, self.say(peer, path, plaintext, whole=purpose is Purpose.MTU)
 
     def pong(self, peer: Peer, path: Path, ping: disco.Ping) -> list[Effect]:
-        """Answer a ping. As large as a padded ping, so that it proves our direction too; never larger than the ping.
+        """Answer a ping. As large as a padded ping, so that it proves our direction too; never larger than the ping. It
+        says which inner packets we take.
 
         Tailscale's pings (version 0, even when padded for MTU probing) get the unpadded pong that it sends itself.
         """
         src = path.addr if isinstance(path, UdpPath) else AddrPort(c.DERP_MAGIC_IP, path.region)
         pong = disco.Pong(ping.txid, src)
-        if ping.version >= c.PADDED_VERSION and ping.padding >= c.PADDED_PING_SIZE - c.UNPADDED_PING_SIZE:
+        size = c.UNPADDED_PING_SIZE + ping.padding
+        if not self.accepted:
+            size = min(size, c.PADDED_PING_SIZE)
+        if ping.version >= c.PADDED_VERSION and size >= c.PADDED_PING_SIZE:
             unpadded = disco.OVERHEAD + len(pong.encode())
-            pong = disco.Pong(ping.txid, src, c.PADDED_VERSION, c.PADDED_PING_SIZE - unpadded)
-        return self.say(peer, path, pong.encode())
+            pong = disco.Pong(ping.txid, src, c.PADDED_VERSION, size - unpadded, self.accepted)
+        return self.say(peer, path, pong.encode(), whole=size > c.PADDED_PING_SIZE)
 
     # ------------------------------------------------------------ looking for paths
 
@@ -138,6 +146,8 @@ class Prober:
         best = peer.best
         if best is None or not peer.is_trusted(now) or now - peer.mtu_probed_at < c.MTU_PROBE_INTERVAL:
             return []
+        if self.accepted and peer.mtu.accepted:
+            return []  # mtu.py does it, in both directions
         peer.mtu_probed_at = now
         overhead = wire_mtu_of(best.addr, 0)
         candidate = peer.candidates.get(best.path)
@@ -173,8 +183,9 @@ class Prober:
             effects += self.full_ping(peer, now, call=True)
         return effects + peer.announce(now, "no-pong")
 
-    def expire_pings(self, peer: Peer, now: float) -> list[Effect]:
-        """Forget pings older than 5 s; if the best path was pinged in vain and is not trusted any more, give it up."""
+    def expire_pings(self, peer: Peer, now: float, lost: Callable[[Peer, SentPing, float], None]) -> list[Effect]:
+        """Forget pings older than 5 s; if the best path was pinged in vain and is not trusted any more, give it up.
+        `lost` hears of those that were for the MTU's sake."""
         effects: list[Effect] = []
         while peer.sent:
             txid, ping = next(iter(peer.sent.items()))
@@ -182,6 +193,7 @@ class Prober:
                 break
             del peer.sent[txid]
             if ping.purpose is Purpose.MTU:
+                lost(peer, ping, now)
                 continue
             candidate = peer.candidates.get(ping.path) if isinstance(ping.path, UdpPath) else None
             if candidate is not None and ping.size >= c.PADDED_PING_SIZE:

@@ -15,7 +15,8 @@ from ..protocols.effects import Dropped
 from . import constants as c
 from .carrier import Carrier
 from .effects import Effect, PongReceived
-from .peer import Peer, Purpose
+from .mtu import MtuProber
+from .peer import Peer, Purpose, SentPing
 from .peer_map import DiscoIdentity, PeerMap
 from .search import Search
 
@@ -24,7 +25,13 @@ class Receiver:
     """Handles incoming disco. One per core."""
 
     def __init__(
-        self, peers: PeerMap, search: Search, policy: PathPolicy, carrier: Carrier, schedule: Callable[[Peer], None]
+        self,
+        peers: PeerMap,
+        search: Search,
+        policy: PathPolicy,
+        carrier: Carrier,
+        mtu: MtuProber,
+        settled: Callable[[Peer, list[Effect], float], list[Effect]],
     ) -> None:
         self._peers = peers
         self._prober = search.prober
@@ -32,7 +39,8 @@ class Receiver:
         self._birthday = search.birthday
         self._policy = policy
         self._carrier = carrier
-        self._schedule = schedule
+        self._mtu = mtu
+        self._settled = settled
 
     def receive(self, packet: bytes | memoryview, path: Path, now: float) -> list[Effect]:
         """One packet that looks like disco."""
@@ -49,7 +57,7 @@ class Receiver:
             self._peers.prefer(identity.peers[0], raw)
         effects = self._obey(identity, disco.parse(plaintext), path, now)
         for peer in identity.peers:
-            self._schedule(peer)
+            effects = self._settled(peer, effects, now)
         return effects
 
     def _obey(self, identity: DiscoIdentity, message: disco.Message | None, path: Path, now: float) -> list[Effect]:
@@ -123,6 +131,7 @@ class Receiver:
                 return [Dropped("pong-from-former-candidate")]
             self._peers.learn_source(ping.path.addr, peer, proven=False)
             peer.accept_pong(candidate, ping, now, self._policy)
+            self._note_size(peer, ping, pong, now)
             if ping.size < c.PADDED_PING_SIZE and ping.purpose is not Purpose.USER:
                 effects += self._prober.prove(peer, ping.path, now)
             effects += peer.announce(now, "pong")
@@ -132,6 +141,10 @@ class Receiver:
         if ping.purpose is Purpose.USER:
             effects.append(PongReceived(peer.key, pong.txid, ping.path, max(now - ping.at, 0.0), pong.src))
         return effects
+
+    def _note_size(self, peer: Peer, ping: SentPing, pong: disco.Pong, now: float) -> None:
+        size = disco.OVERHEAD + len(pong.encode())
+        self._mtu.note_pong(peer, ping, size, pong.accepts if pong.padding else None, now)
 
     # ------------------------------------------------------------ call-me-maybe
 

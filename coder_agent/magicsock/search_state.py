@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ..base.addresses import AddrPort
 from ..base.nat_facts import PathReport
+from ..base.paths import UdpPath
 from . import constants as c
 
 NEVER = float("-inf")
@@ -97,3 +98,23 @@ class Hunt:
     def is_on(self) -> bool:
         """An attempt is being made now."""
         return self.ends_at != FOREVER
+
+
+@dataclass(slots=True)
+class MtuState:
+    """What is known about how large packets to one peer may be (mtu.py). Sizes in bytes: `accepted` and
+    `announced` of inner packets, `proven` of a UDP payload."""
+
+    accepted: int = 0
+    announced: int = c.TUNNEL_MTU_SAFE
+    path: UdpPath | None = None
+    """What `proven` holds for."""
+    proven: int = 0
+    since: float = NEVER
+    """Only pings sent after this prove anything."""
+    rounds: int = 0
+    round_at: float = NEVER
+    lost: int = 0
+    suspected_at: float = NEVER
+    pause: float = 0.0
+    hold_until: float = NEVER

@@ -37,7 +37,8 @@ class PathStatus:
     """The way to a peer. `addr` is the direct address in use or being doubted, sent to from our socket
     `socket`, `region` the relay (0 = none known).
 
-    Units: `latency` in seconds or None; `wire_mtu` in bytes, 0 = no direct path; `trusted_until` in the core's clock.
+    Units: `latency` in seconds or None; `wire_mtu` in bytes, 0 = no direct path;
+    `tunnel_mtu`: inner packets to the peer are of up to so many bytes now; `trusted_until` in the core's clock.
     `active`: heartbeats run, for something was sent in the last 45 s. `local` is our report,
     `remote` the peer's, None = it told nothing (a stock peer, or not yet). `too_small`: an address answers small
     packets only, so that connections over it would hang; relayed for that. `searching_since`: in the core's clock,
@@ -58,6 +59,7 @@ class PathStatus:
     remote: PathReport | None = None
     too_small: bool = False
     searching_since: float | None = None
+    tunnel_mtu: int = 1280
     birthday: bool = False
     rules: PathRules = NO_RULES
     refused: str = ""

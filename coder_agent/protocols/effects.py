@@ -29,10 +29,14 @@ class Deliver:
 
 @dataclass(slots=True)
 class SendRaw:
-    """Send this one datagram (disco, STUN, a WireGuard cookie to a stranger) by exactly this path."""
+    """Send this one datagram (disco, STUN, a WireGuard cookie to a stranger) by exactly this path.
+
+    `whole`: it measures how large packets may be, so it must not be fragmented; who cannot promise that, drops it.
+    """
 
     path: Path
     data: bytes
+    whole: bool = False
 
 
 @dataclass(slots=True)

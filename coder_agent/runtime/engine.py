@@ -33,6 +33,7 @@ from ..magicsock.effects import (
     PingLost,
     PongReceived,
     RelayWanted,
+    TunnelMtu,
 )
 from ..protocols.effects import Authenticated, Deliver, Dropped, SendRaw, SessionReady, Transmit
 from ..protocols.netstack.stack import Stack
@@ -301,6 +302,9 @@ class Engine:
                 self.counters["path-changes-by-quality"] += 1
                 self.stack.path_replaced(peer)
                 self.kick()
+            case TunnelMtu(peer, mtu):
+                self.stack.set_mtu(peer, mtu, self._scheduler.time())
+                self.kick()
             case RelayWanted(region):
                 if self.relay is not None:
                     self.relay.keep_warm(region)
@@ -410,7 +414,8 @@ class Engine:
         transport: Transport | None = self.direct if isinstance(effect.path, UdpPath) else self.relay
         if self.tap is not None:
             self.tap("disco", effect.data)
-        if transport is None or not transport.send(Burst.of(effect.data), effect.path):
+        send = getattr(transport, "send_whole" if effect.whole else "send", None)
+        if send is None or not send(Burst.of(effect.data), effect.path):
             self.counters["dropped-raw"] += 1
 
     # ------------------------------------------------------------ time

@@ -18,6 +18,7 @@ TXID_SIZE = 12
 """Bytes of a ping's random transaction id."""
 _HEADER = 2
 _ENDPOINT = ENDPOINT_SIZE
+_ACCEPTS = 2
 _ZERO_KEY = bytes(KEY_SIZE)
 
 
@@ -46,7 +47,9 @@ class Ping:
 class Pong:
     """Answers a ping: "yes, and I saw you at `src`" (which makes every peer a STUN server).
 
-    Layout: txid 12 ‖ IP 16 ‖ port 2 ‖ zero padding. Over a relay `src` is 127.3.3.40:<region>.
+    Layout: txid 12 ‖ IP 16 ‖ port 2 ‖ zero padding. Over a relay `src` is 127.3.3.40:<region>. Ours: in a padded one
+    the first 2 bytes of the padding say how large inner packets its sender takes (`accepts`; stock peers leave zeros
+    there, or do not pad).
     """
 
     TYPE: ClassVar[int] = 2
@@ -54,10 +57,14 @@ class Pong:
     src: AddrPort
     version: int = 0
     padding: int = 0
+    accepts: int = 0
 
     def encode(self) -> bytes:
         """The plaintext."""
-        return bytes((self.TYPE, self.version)) + self.txid + pack_endpoint(self.src) + bytes(self.padding)
+        padding = bytes(self.padding)
+        if self.accepts and self.padding >= _ACCEPTS:
+            padding = self.accepts.to_bytes(_ACCEPTS, "big") + padding[_ACCEPTS:]
+        return bytes((self.TYPE, self.version)) + self.txid + pack_endpoint(self.src) + padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +103,9 @@ def parse(plaintext: bytes) -> Message | None:
         if len(body) < TXID_SIZE + _ENDPOINT:
             return None
         src = unpack_endpoint(body[TXID_SIZE : TXID_SIZE + _ENDPOINT])
-        return Pong(body[:TXID_SIZE], src, version, len(body) - TXID_SIZE - _ENDPOINT)
+        padding = body[TXID_SIZE + _ENDPOINT :]
+        accepts = int.from_bytes(padding[:_ACCEPTS], "big") if version and len(padding) >= _ACCEPTS else 0
+        return Pong(body[:TXID_SIZE], src, version, len(padding), accepts)
     if kind == CallMeMaybe.TYPE:
         if version != 0 or len(body) % _ENDPOINT:
             return CallMeMaybe()

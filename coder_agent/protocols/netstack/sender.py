@@ -25,7 +25,7 @@ _DELAYED_ACK = 0.05
 """What a peer may sit on the acknowledgement of a single segment (Linux: 40 ms)."""
 _MAX_BACKOFF = 16
 STUCK_AFTER = 2
-"""Times that the first missing segment was sent again in vain: once may be chance. RFC 4821 §7.7 waits for a time-out."""
+"""Times that the first missing segment was sent again in vain: once may be chance (RFC 4821 §7.7 waits longer)."""
 _HEAD_SEGMENTS = 10
 """What is sent again, from the first unacknowledged byte on, when the path is in doubt: RFC 6928's initial window."""
 

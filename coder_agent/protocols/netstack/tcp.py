@@ -72,8 +72,8 @@ class TcpConnection:
     )  # fmt: skip
 
     def __init__(self, owner: Owner, flow: bytes, peer: Hashable, iss: int, mtu: int, now: float) -> None:
-        """`flow`: remote and local address, remote and local port, as the bytes 8…44 of an incoming packet. `mtu`: bytes
-        that the way to the peer carries now (`resize`)."""
+        """`flow`: remote and local address, remote and local port, as the bytes 8…44 of an incoming packet. `mtu`: what
+        the way to the peer carries now (`resize`)."""
         self.owner = owner
         self.flow = flow
         self.remote = (IPv6Address(flow[:16]), int.from_bytes(flow[32:34], "big"))
