@@ -14,6 +14,7 @@ import anyio
 from .base.derp_map import DerpMap
 from .base.keys import NodePublic
 from .base.path_rules import PathRules
+from .base.paths import PathKind
 from .hooks.events import PathExplained
 from .magicsock.status import PathStatus
 from .verdict.causes import Cause
@@ -37,10 +38,20 @@ DEPLOYMENT = "the deployment"
 """How rules of the server begin to say whose they are (`PathRules.set_by`)."""
 
 
-def attempts_of(status: PathStatus) -> tuple[Attempt, ...]:
-    """The candidates of a path, as the verdict wants them."""
+def attempts_of(status: PathStatus, now: float) -> tuple[Attempt, ...]:
+    """The candidates of a path, as the verdict wants them. A proven direct path beside which the relay carries packets
+    is there by choice: of the quality that was measured."""
+    chosen_against = status.addr if status.kind is PathKind.RELAYED and status.trusted_until >= now else None
     return tuple(
-        Attempt(one.addr, one.sources, one.sent, one.answered, one.latency, one.wire_mtu, one.why_not)
+        Attempt(
+            one.addr,
+            one.sources,
+            one.sent,
+            one.answered,
+            one.latency,
+            one.wire_mtu,
+            one.why_not or ("worse than the relay" if one.addr == chosen_against else ""),
+        )
         for one in status.candidates
     )
 
@@ -97,7 +108,7 @@ def situation_of(node: TailnetNode, key: NodePublic) -> Situation:
         region=status.region,
         latency=status.latency,
         wire_mtu=status.wire_mtu,
-        attempts=attempts_of(status),
+        attempts=attempts_of(status, node.engine.now()),
         published=peer.endpoints if peer is not None else (),
         own=ourselves.endpoints,
         relay=relay_facts(

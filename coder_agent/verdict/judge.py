@@ -185,7 +185,7 @@ def _quality(case: _Case) -> _Answer | None:
     worse = next((attempt for attempt in proven if "relay" in attempt.trouble), None)
     if worse is None:
         return None
-    return _Answer(Cause.QUALITY_PREFERS_RELAY, f"the direct path to {worse.addr} works, but {worse.trouble}")
+    return _Answer(Cause.QUALITY_PREFERS_RELAY, f"the direct path to {worse.addr} works, but is {worse.trouble}")
 
 
 # ------------------------------------------------------------ proven by the ends

@@ -25,7 +25,11 @@ _KNOWN_WORDS = frozenset(
     [
         *("coordinator", "call-me-maybe", "ping", "birthday", "prediction", "mdns", "source"),
         *("no answer", "waiting for an answer", "not tried yet", "another path is better", "host unreachable"),
-        *("only small packets pass", "packets too big for the local link", "direct paths are not allowed"),
+        *(
+            "only small packets pass: its MTU is too low",
+            "packets too big for the local link",
+            "direct paths are not allowed",
+        ),
     ]
 )
 """Words of ours in attempts; all others may name somebody."""

@@ -50,7 +50,7 @@ def situation_of(here: SimHost, there: SimHost) -> Situation:
         region=status.region,
         latency=status.latency,
         wire_mtu=status.wire_mtu,
-        attempts=attempts_of(status),
+        attempts=attempts_of(status, lab.clock.now),
         published=there.endpoints,
         own=here.endpoints,
         birthday=status.birthday,
