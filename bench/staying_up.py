@@ -116,5 +116,5 @@ def _stream(place: Place, rate: int) -> Iterator[Program]:
         run_program(*place.program("steady", "watch", PORT), host=place.user, env=env) as user,
     ):
         server.event("ready")
-        user.event("path")
+        user.event("listening")
         yield user

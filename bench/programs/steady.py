@@ -4,7 +4,7 @@
     steady.py watch PORT                     on the user's machine; SIGUSR1: send one byte (a keystroke)
 
 Events of `watch`, a line of JSON each, with the time of CLOCK_MONOTONIC: `gap` (nothing came for `seconds`, of 50 ms
-and more), `path` (it changed), `echo` (the keystroke came back), `wrong` (a byte did).
+and more), `path` (it changed), `listening` (for the signal), `echo` (the keystroke came back), `wrong` (a byte did).
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ async def _read(stream: TunnelStream) -> None:
 
 async def _type(stream: TunnelStream) -> None:
     with anyio.open_signal_receiver(signal.SIGUSR1) as signals:
+        say("listening")
         async for _ in signals:
             await stream.send(ECHO)
 
