@@ -188,6 +188,7 @@ def test_hook_coder_health_checks() -> None:
         settings = SETTINGS
         access_url = "http://127.0.0.1:3000"
         force_websockets = False
+        direct_allowed = True
 
         def derp_map(self) -> DerpMap:
             return DerpMap()

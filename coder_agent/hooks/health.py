@@ -80,6 +80,11 @@ class HealthContext(ServerContext, Protocol):
         """Are relays to be used by WebSocket only?"""
         ...
 
+    @property
+    def direct_allowed(self) -> bool:
+        """May anybody have direct connections?"""
+        ...
+
     def derp_map(self) -> DerpMap:
         """The relay map in force."""
         ...

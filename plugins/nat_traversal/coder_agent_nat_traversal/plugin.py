@@ -9,6 +9,7 @@ from coder_agent.hooks import CommandSpec, SettingsSpec, hookimpl
 
 if TYPE_CHECKING:
     from coder_agent.hooks import CandidateSource, Settings
+    from coder_agent.hooks.health import HealthCheck, HealthContext
 
 __coder_api__ = 1
 NAME = "nat_traversal"
@@ -36,3 +37,11 @@ def coder_candidate_sources(settings: Settings) -> Sequence[CandidateSource]:
     return build_sources(
         settings.section(NAME, NatSettings), settings.network.dial_options(), settings.network.listen_port
     )
+
+
+@hookimpl
+def coder_health_checks(context: HealthContext) -> Sequence[HealthCheck]:
+    """The section `derp`."""
+    from .health import DerpCheck
+
+    return [DerpCheck(context)]

@@ -136,7 +136,8 @@ def test_coders_document_of_a_network_that_lets_nothing_through() -> None:
     derp = client_report(BLOCKED)["derp"]
     assert (derp["healthy"], derp["severity"]) == (False, "error")
     (node,) = derp["regions"]["999"]["node_reports"]
-    assert node["error"] == "relay.example:443 does not answer within 1.5 s"
+    assert node["error"] == "relay.example:443 does not answer within 1.5 s (check the firewall)"
+    assert {w["code"] for w in derp["warnings"]} == {"EDERP02", "ESTUN01"}
     assert node["stun"]["Error"] == "no answer over UDP from relay.example:3478"
     assert derp["netcheck"]["UDP"] is False
     assert derp["netcheck"]["MappingVariesByDestIP"] is None

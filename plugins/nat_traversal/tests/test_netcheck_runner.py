@@ -12,6 +12,7 @@ from ipaddress import ip_address
 import anyio
 import pytest
 from coder_agent_nat_traversal.interfaces import Family
+from coder_agent_nat_traversal.netcheck.relay import Effort
 from coder_agent_nat_traversal.netcheck.report import Interface, NetcheckReport, RelayCheck
 from coder_agent_nat_traversal.netcheck.runner import TIMEOUT, Tools, Wishes, run_netcheck
 from coder_agent_nat_traversal.netcheck.stun_probe import Sockets
@@ -67,7 +68,7 @@ class Network:
         self._handler = handler
         await anyio.sleep_forever()
 
-    async def ask_relay(self, node: DerpNode, options: DialOptions, websocket: bool) -> RelayCheck:
+    async def ask_relay(self, node: DerpNode, options: DialOptions, effort: Effort) -> RelayCheck:
         await anyio.sleep(self.relay)
         return RelayCheck(self.relay, exchanged=True, round_trip=self.relay)
 

@@ -20,6 +20,7 @@ from coder_agent.http import ApiClient
 from ..settings import NatSettings
 from . import text
 from .document import client_report
+from .relay import Effort
 from .report import NetcheckReport
 from .runner import Wishes, run_netcheck
 
@@ -70,7 +71,7 @@ async def _check(cli: Cli, known: DerpMap | None, wishes: Wishes) -> NetcheckRep
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_say_something)
         derp_map, websocket = (known, False) if known is not None else await _ask_server(cli)
-        report = await run_netcheck(derp_map, replace(wishes, websocket=websocket))
+        report = await run_netcheck(derp_map, replace(wishes, effort=Effort(websocket=websocket)))
         tasks.cancel_scope.cancel()
     return report
 

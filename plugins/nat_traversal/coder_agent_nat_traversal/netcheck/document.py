@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from coder_agent.base.derp_map import DerpMap
+from coder_agent.base.derp_map import DerpMap, DerpRegion
 from coder_agent.base.derp_map_json import to_json
 
 from ..plan import stun_port
@@ -19,14 +19,19 @@ Document = dict[str, Any]
 
 def client_report(report: NetcheckReport) -> Document:
     """The whole document."""
-    return {"derp": _derp(report), "interfaces": _interfaces(report)}
+    return {"derp": derp_document(report), "interfaces": _interfaces(report)}
 
 
-def _derp(report: NetcheckReport) -> Document:
+def derp_document(report: NetcheckReport) -> Document:
+    """Its part about relays and STUN: DERPHealthReport, which is also a section of a server's health report."""
     regions = {str(number): _region(report, number) for number in sorted(report.derp_map.regions)}
     warnings = [warning for region in regions.values() for warning in region["warnings"]]
-    if report.nodes and not any(stun_port(node.node) is not None for node in report.nodes):
-        warnings.append(_warning("ESTUN01", "No STUN servers are available."))
+    asked = [node for node in report.nodes if stun_port(node.node) is not None]
+    if report.nodes and not any(_answers_stun(node) for node in asked):
+        why = "none of them answers" if asked else "the relay map has none"
+        warnings.append(
+            _warning("ESTUN01", f"No STUN servers are available: {why}. Peers behind NAT are relayed without one.")
+        )
     elif report.facts.mapping_varies:
         warnings.append(_warning("ESTUN02", "STUN returned different addresses; you may be behind a hard NAT."))
     healthy = bool(regions) and all(region["healthy"] for region in regions.values())
@@ -44,13 +49,18 @@ def _region(report: NetcheckReport, number: int) -> Document:
     bad = [node for node in nodes if not node["healthy"]]
     warnings = [warning for node in nodes for warning in node["warnings"]]
     healthy = not bad
+    error = "; ".join(node["error"] for node in bad if "error" in node) or None
     if bad and len(nodes) > 1 and len(bad) == 1:  # the others carry on
-        healthy = True
-        warnings.append(_warning("EDERP02", "Region is operational, but performance might be degraded: one node is."))
+        healthy, name = True, bad[0]["node"]["Name"]
+        message = f"Region {_title(region)} works, but its node {name} does not: {error}"
+        warnings.append(_warning("EDERP02", message))
+        error = None
+    elif bad:
+        warnings.append(_warning("EDERP02", f"Region {_title(region)} does not work: {error}"))
     described = to_json(DerpMap({number: region}))["Regions"]
     assert isinstance(described, dict)
     return {
-        **_base(healthy=healthy, warnings=warnings, error=None),
+        **_base(healthy=healthy, warnings=warnings, error=error),
         "region": described[str(number)],
         "node_reports": nodes,
     }
@@ -58,13 +68,15 @@ def _region(report: NetcheckReport, number: int) -> Document:
 
 def _node(report: NetcheckReport, node: NodeReport) -> Document:
     relay, asked = node.relay, stun_port(node.node) is not None
-    can_stun = node.v4 is not None or node.v6 is not None
-    healthy = can_stun if relay is None else relay.exchanged or relay.uses_websocket
+    can_stun = _answers_stun(node)
+    healthy = can_stun if relay is None else relay.exchanged
     warnings = []
     if relay is not None and relay.uses_websocket:
-        warnings.append(_warning("EDERP01", relay.error or "The relay is reached by WebSocket."))
+        warnings.append(_warning("EDERP01", relay.error or f"{node.node.host_name} is reached by WebSocket."))
+    if relay is not None and asked and not can_stun and report.facts.udp:  # else it is all of them, and said once
+        warnings.append(_warning("ESTUN01", f"{node.node.name} does not answer STUN: {node.stun_error}"))
     round_trip = relay.round_trip if relay is not None and relay.round_trip is not None else 0.0
-    error = relay.error if relay is not None and relay.error and not relay.exchanged else None
+    error = None if healthy else _failure(node)
     described = to_json(DerpMap({node.node.region_id: report.derp_map.regions[node.node.region_id]}))["Regions"]
     assert isinstance(described, dict)
     (plain,) = [n for n in described[str(node.node.region_id)]["Nodes"] if n["Name"] == node.node.name][:1]
@@ -80,6 +92,21 @@ def _node(report: NetcheckReport, node: NodeReport) -> Document:
         "client_errs": [[error]] if error else [],
         "stun": {"Enabled": asked, "CanSTUN": can_stun, "Error": node.stun_error if asked and not can_stun else None},
     }
+
+
+def _answers_stun(node: NodeReport) -> bool:
+    return node.v4 is not None or node.v6 is not None
+
+
+def _failure(node: NodeReport) -> str:
+    relay = node.relay
+    if relay is None or not relay.error:
+        return node.stun_error or f"{node.node.host_name} was not reached"
+    return f"{relay.error} ({relay.hint})" if relay.hint else relay.error
+
+
+def _title(region: DerpRegion) -> str:
+    return f"{region.region_name or region.region_code or 'unnamed'} ({region.region_id})"
 
 
 def _netcheck(report: NetcheckReport) -> Document:

@@ -34,10 +34,13 @@ MAX_RELAYS = 64
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """What is asked for. `protocols` of port mapping that the gateway is asked for; `captive_urls`: pages that answer
-    204, beside the relays' own."""
+    204, beside the relays' own; `effort` for each relay; `seconds` for everything. `all_relays`: not only the first
+    MAX_RELAYS, but so many at a time."""
 
     dial: DialOptions = field(default_factory=DialOptions)
-    websocket: bool = False
+    effort: relay.Effort = field(default_factory=relay.Effort)
+    seconds: float = TIMEOUT
+    all_relays: bool = False
     protocols: frozenset[str] = ALL
     captive_urls: Sequence[str] = ()
 
@@ -52,18 +55,16 @@ class Tools:
         protocols=protocols
     )
     ping: Callable[[str], Awaitable[float | None]] = icmp.ping
-    relay: Callable[[DerpNode, DialOptions, bool], Awaitable[RelayCheck]] = lambda node, options, websocket: (
-        relay.check_relay(node, options, websocket=websocket)
-    )
+    relay: Callable[[DerpNode, DialOptions, relay.Effort], Awaitable[RelayCheck]] = relay.check_relay
     fetch: captive.Fetch = captive.fetch
     resolver: Resolver = field(default_factory=Resolver)
     sockets: Callable[[], AbstractContextManager[Sockets]] = open_sockets
 
 
 async def run_netcheck(derp_map: DerpMap, wishes: Wishes | None = None, tools: Tools | None = None) -> NetcheckReport:
-    """Check this network against `derp_map`. Bounded by TIMEOUT; never raises for what the network does."""
+    """Check this network against `derp_map`. Bounded by `wishes.seconds`; never raises for what the network does."""
     check = _Check(derp_map, wishes or Wishes(), tools or Tools())
-    with anyio.move_on_after(TIMEOUT):
+    with anyio.move_on_after(check.wishes.seconds):
         await check.run()
     return check.report()
 
@@ -72,7 +73,8 @@ class _Check:
     """One run."""
 
     def __init__(self, derp_map: DerpMap, wishes: Wishes, tools: Tools) -> None:
-        self._map, self._wishes, self._tools = derp_map, wishes, tools
+        self._map, self.wishes, self._tools = derp_map, wishes, tools
+        self._turns = anyio.Semaphore(MAX_RELAYS)
         self._started = anyio.current_time()
         self._interfaces = tools.interfaces()
         self._stun: StunFindings | None = None
@@ -87,9 +89,10 @@ class _Check:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._ask_stun)
             tasks.start_soon(self._look_for_portal)
-            if self._wishes.protocols:
+            if self.wishes.protocols:
                 tasks.start_soon(self._ask_gateway)
-            for node in [node for node in self._nodes if not node.stun_only][:MAX_RELAYS]:
+            relays = [node for node in self._nodes if not node.stun_only]
+            for node in relays if self.wishes.all_relays else relays[:MAX_RELAYS]:
                 tasks.start_soon(self._ask_relay, node)
             for node in pinged_nodes(self._map):
                 tasks.start_soon(self._ping, node)
@@ -101,16 +104,18 @@ class _Check:
             await prober.run()
 
     async def _ask_relay(self, node: DerpNode) -> None:
-        self._relays[node.name] = RelayCheck(error=f"{node.host_name} does not answer within {TIMEOUT:g} s")
-        self._relays[node.name] = await self._tools.relay(node, self._wishes.dial, self._wishes.websocket)
+        seconds = self.wishes.seconds
+        self._relays[node.name] = RelayCheck(error=f"{node.host_name} does not answer within {seconds:g} s")
+        async with self._turns:
+            self._relays[node.name] = await self._tools.relay(node, self.wishes.dial, self.wishes.effort)
 
     async def _ask_gateway(self) -> None:
-        self._gateway = await self._tools.gateway(self._wishes.protocols)
+        self._gateway = await self._tools.gateway(self.wishes.protocols)
 
     async def _look_for_portal(self) -> None:
         await anyio.sleep(CAPTIVE_DELAY)
         if self._stun is None or not self._stun.round.answered:
-            asked = captive.pages(self._map, self._wishes.captive_urls)
+            asked = captive.pages(self._map, self.wishes.captive_urls)
             self._captive = await captive.detect(asked, self._tools.fetch)
         elif self._stun.round.answered:
             self._captive = False  # who lets UDP through does not stand in between

@@ -102,10 +102,12 @@ def _relay(nodes: tuple[NodeReport, ...]) -> str:
     checks = [node.relay for node in nodes if node.relay is not None]
     if not checks:
         return "STUN only"
-    if not any(check.exchanged for check in checks):
-        return "WebSocket" if any(check.uses_websocket for check in checks) else "no"
+    working = [check for check in checks if check.exchanged]
+    if not working:
+        return "no"
+    how = "WebSocket" if all(check.uses_websocket for check in working) else "HTTPS"
     latency = min((c.latency for c in checks if c.latency is not None), default=None)
-    return "works" if latency is None else f"{format_latency(latency)} (HTTPS)"
+    return "works" if latency is None else f"{format_latency(latency)} ({how})"
 
 
 def _remarks(node: NodeReport, report: NetcheckReport) -> Iterator[str]:
