@@ -11,8 +11,9 @@ from ipaddress import IPv4Address, IPv6Address
 import anyio
 
 from coder_agent.base.derp_map import DerpNode
-from coder_agent.errors import TransportBroken
-from coder_agent.hooks.interfaces import DialOptions
+from coder_agent.errors import EgressRefused, TransportBroken
+from coder_agent.hooks import DialOptions, Egress, Purpose
+from coder_agent.hooks.egress import OPEN
 from coder_agent.http import Endpoint, Target, in_turn, open_socket, proxy_for, resolve
 
 NODE_TIMEOUT = 1.5
@@ -33,7 +34,7 @@ async def connect(node: DerpNode, dial: DialOptions) -> socket.socket:
     if proxy_for(endpoint, dial) is not None:
         targets, limit = None, PROXY_TIMEOUT  # which looks the name up itself
     else:
-        targets, limit = await targets_of(node), NODE_TIMEOUT
+        targets, limit = await targets_of(node, dial.egress), NODE_TIMEOUT
         if not targets:
             raise TransportBroken(f"{node.host_name} has no usable address")
     with anyio.move_on_after(limit):
@@ -41,22 +42,30 @@ async def connect(node: DerpNode, dial: DialOptions) -> socket.socket:
     raise TransportBroken(f"{node.host_name} does not answer on port {endpoint.port} within {limit:g} s")
 
 
-async def targets_of(node: DerpNode) -> list[Target]:
-    """Addresses to try, IPv6 first. A field that holds no address of its family ("none") switches the family off."""
+async def targets_of(node: DerpNode, egress: Egress = OPEN) -> list[Target]:
+    """Addresses to try, IPv6 first: those that `egress` allows. A field that holds no address of its family ("none")
+    switches the family off. Raises TransportBroken (EgressRefused: none of its addresses is allowed)."""
     port = endpoint_of(node).port
-    found: list[Target] = []
+    stated: list[Target] = []
     unknown: list[socket.AddressFamily] = []
     for family, text in ((socket.AF_INET6, node.ipv6), (socket.AF_INET, node.ipv4)):
         if not text:
             unknown.append(family)
         elif (address := _literal(family, text)) is not None:
-            found.append((family, (address, port)))
+            stated.append((family, (address, port)))
+    found = [target for target in stated if egress.allows(str(target[1][0]), port, Purpose.RELAY)]
     if unknown:
+        family_wanted = unknown[0] if len(unknown) == 1 else socket.AF_UNSPEC
         try:
-            found += await resolve(node.host_name, port, unknown[0] if len(unknown) == 1 else socket.AF_UNSPEC)
+            found += await resolve(node.host_name, port, egress, family_wanted)
+        except EgressRefused:
+            if not found:
+                raise
         except OSError as exc:
             if not found:
                 raise TransportBroken(f"the name {node.host_name} cannot be resolved: {exc.strerror}") from exc
+    if stated and not found:
+        raise EgressRefused(f"{node.host_name} may not be reached from here: none of its addresses is allowed")
     return in_turn(found)
 
 

@@ -13,6 +13,7 @@ from .daemon.door import HEAD_LIMIT as HEAD_LIMIT
 from .daemon.door import HEAD_TIMEOUT as HEAD_TIMEOUT
 from .daemon.door import Door
 from .relay import DerpRelay
+from .tls_server import TlsGate
 
 
 @asynccontextmanager
@@ -28,7 +29,8 @@ async def serve_relay(
     loop = asyncio.get_running_loop()
     async with relay.open():
         entrance = door or Door(relay)
-        server = await loop.create_server(entrance.protocol, host, port, ssl=tls, backlog=1024)
+        protocol = entrance.protocol if tls is None else TlsGate(tls, entrance.protocol).protocol
+        server = await loop.create_server(protocol, host, port, backlog=1024)
         try:
             address = server.sockets[0].getsockname()
             yield AddrPort.of(address[0], address[1])

@@ -7,6 +7,8 @@ import socket
 import sys
 from collections.abc import Callable
 
+from .tls_server import TlsTransport
+
 if sys.platform != "win32":
     import fcntl
 
@@ -22,9 +24,11 @@ KEEP_ALIVE_SECONDS = 600
 def copies_what_it_keeps(transport: asyncio.Transport) -> bool:
     """True if `transport.write` keeps no reference to a memoryview after it returned.
 
-    asyncio's TLS transport encrypts at once. Its plain transport sends at once and copies the rest up to Python 3.11;
-    from 3.12 it keeps the view. uvloop keeps it and sends later. Whoever keeps it gets a copy from us.
+    Both TLS transports, ours and asyncio's, encrypt at once. asyncio's plain one sends at once, copies the rest up to
+    Python 3.11; from 3.12 it keeps the view. uvloop keeps it and sends later. Whoever keeps it gets a copy from us.
     """
+    if isinstance(transport, TlsTransport):
+        return True
     module = type(transport).__module__
     return module == "asyncio.sslproto" or (module == "asyncio.selector_events" and sys.version_info < (3, 12))
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Iterator, Mapping
 
-GAUGES = frozenset({"clients", "connections", "duplicate_keys", "home_clients", "mesh_clients", "mesh_watchers"})
+GAUGES = frozenset({"clients", "connections", "duplicate_keys", "home_clients", "mesh_clients", "mesh_watchers"}) | {
+    "tls_handshakes_waiting",
+    "waiting_connections",
+}
 
 
 def exposition(figures: Mapping[str, int]) -> tuple[bytes, str]:

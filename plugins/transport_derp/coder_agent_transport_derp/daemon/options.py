@@ -81,7 +81,9 @@ class RelayProgramOptions:
         if not self.cert_file:
             return None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.set_alpn_protocols(["http/1.1"])
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_RENEGOTIATION
+        context.set_alpn_protocols(["http/1.1"])  # the upgrade does not exist in HTTP/2
         self.load(context)
         return context
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from coder_agent.hooks.interfaces import DialOptions
 from coder_agent.stun_responder import serve_stun
 
 from ..relay import DerpRelay
+from ..tls_server import TlsGate
 from .admission import Gate, UrlVerifier
 from .door import Door
 from .figures import exposition, page
@@ -50,7 +50,7 @@ class RelayProgram:
     metrics: AddrPort | None = None
     mesh: list[MeshDialer] = field(default_factory=list)
     draining: bool = False
-    _tls: ssl.SSLContext | None = None
+    _gate: TlsGate | None = None
     _server: asyncio.Server | None = field(default=None, repr=False)
 
     def figures(self) -> dict[str, int]:
@@ -59,17 +59,20 @@ class RelayProgram:
         found["mesh_links"] = len(self.mesh)
         found["mesh_links_up"] = sum(dialer.is_up for dialer in self.mesh)
         found["waiting_connections"] = len(self.door.waiting)
+        if self._gate is not None:
+            found["tls_handshakes_waiting"] = len(self._gate.shaking)
+            found["tls_handshake_failures"] = self._gate.failures
         if self.verifier is not None:
             found["verify_failures"] = self.verifier.failures
         return found
 
     def reload(self) -> None:
         """SIGHUP: the certificate may have been renewed. A bad one leaves the old one in force."""
-        if self._tls is None:
+        if self._gate is None:
             return
         try:
             self.options.tls()  # on a context of its own first: a bad file must not end up in the one in use
-            self.options.load(self._tls)
+            self.options.load(self._gate.context)
             log.info("the certificate was read again")
         except ConfigError as exc:
             log.error("the old certificate stays in force: %s", exc.message)
@@ -96,11 +99,13 @@ async def open_relay(options: RelayProgramOptions, dial: DialOptions) -> AsyncIt
     door = Door(relay, token=options.token)
     async with AsyncExitStack() as stack:
         # All that can fail for the operator's reasons comes first: below, a task group would wrap the error.
-        server = await _listen(stack, options.address, door.protocol, tls, "address")
-        program = RelayProgram(options, relay, door, _bound(server), verifier, loop.time(), _tls=tls, _server=server)
+        gate = None if tls is None else TlsGate(tls, door.protocol)
+        protocol = door.protocol if gate is None else gate.protocol
+        server = await _listen(stack, options.address, protocol, "address")
+        program = RelayProgram(options, relay, door, _bound(server), verifier, loop.time(), _gate=gate, _server=server)
         listeners = [server]
         if options.metrics is not None:
-            figures = await _listen(stack, options.metrics, lambda: _MetricsProtocol(program), None, "metrics_address")
+            figures = await _listen(stack, options.metrics, lambda: _MetricsProtocol(program), "metrics_address")
             program.metrics = _bound(figures)
             listeners.append(figures)
         if options.stun is not None:
@@ -144,13 +149,12 @@ def _cancel(door: Door) -> None:
 async def _listen(
     stack: AsyncExitStack,
     at: Address,
-    protocol: Callable[[], asyncio.Protocol],
-    tls: ssl.SSLContext | None,
+    protocol: Callable[[], asyncio.BaseProtocol],
     setting: str,
 ) -> asyncio.Server:
     loop = asyncio.get_running_loop()
     try:
-        server = await loop.create_server(protocol, at.host, at.port, ssl=tls, backlog=BACKLOG, start_serving=False)
+        server = await loop.create_server(protocol, at.host, at.port, backlog=BACKLOG, start_serving=False)
     except OSError as exc:
         hint = "ports below 1024 need root or CAP_NET_BIND_SERVICE" if exc.errno == errno.EACCES else None
         raise ConfigError(f"{setting}: cannot listen on {at}: {exc.strerror or exc}", hint=hint) from exc
