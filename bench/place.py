@@ -101,7 +101,7 @@ class Place:
             self.join()
         address = self.workspace.address4
         self.url = f"https://{address}:3443"
-        self._make_certificate(address)
+        self.make_certificate(address)
         server = run_program(
             str(BIN / "coder"), "server", "--http-address", "", "--tls-enable", "--tls-address", f"{address}:3443",
             "--tls-cert-file", str(self.directory / "server.pem"),
@@ -161,7 +161,8 @@ class Place:
         """The command line of a program in bench/programs."""
         return [sys.executable, str(Path(__file__).parent / "programs" / f"{name}.py"), *arguments]
 
-    def _make_certificate(self, address: str) -> None:
+    def make_certificate(self, address: str) -> None:
+        """Of a CA made for the occasion: ca.pem, server.pem and key.pem in `directory`. Raises Unavailable."""
         try:
             import trustme
         except ImportError:

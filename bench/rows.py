@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 
 COLUMNS = ("id", "unit", "ours", "peer", "ratio", "bar", "verdict", "peer_name")
-WIDTHS = (20, 12, 10, 10, 8, 24, 9, 0)
+WIDTHS = (20, 16, 10, 10, 8, 24, 9, 0)
 
 
 @dataclass(slots=True)
@@ -56,6 +56,14 @@ def _times_peer(factor: float) -> Callable[[Row], bool]:
     return lambda row: row.ratio is not None and row.ratio >= factor
 
 
+def _share_of_peer(share: float) -> Callable[[Row], bool]:
+    return lambda row: row.ratio is not None and row.ratio <= share
+
+
+def _below(value: float) -> Callable[[Row], bool]:
+    return lambda row: row.ours < value
+
+
 def _within(margin: float) -> Callable[[Row], bool]:
     return lambda row: row.peer is not None and row.ours - row.peer <= margin
 
@@ -66,6 +74,17 @@ BARS: dict[tuple[str, str], Bar] = {
     ("direct_no_offload", "Mbit/s"): Bar("≥ 800 Mbit/s", _at_least(800)),
     ("direct_no_numpy", "Mbit/s"): Bar("≥ 1200 Mbit/s", _at_least(1200)),
     ("relayed_download", "Mbit/s"): Bar("≥ 4 × peer", _times_peer(4)),
+    ("relay_forward", "1000 frames/s"): Bar("≥ 2 × peer", _times_peer(2)),
+    ("relay_forward", "Mbit/s"): Bar("≥ 2 × peer", _times_peer(2)),
+    ("relay_forward", "us CPU, 64 B"): Bar("≤ half of peer's", _share_of_peer(0.5)),
+    ("relay_forward", "us CPU, 1312 B"): Bar("≤ half of peer's", _share_of_peer(0.5)),
+    ("relay_latency", "ms"): Bar("< 0.3 ms", _below(0.3)),
+    ("relay_pairs", "% pairs"): Bar("100 %", _at_least(100)),
+    ("relay_pairs", "% fan-in"): Bar("100 %", _at_least(100)),
+    ("relay_pairs", "% fan-out"): Bar("100 %", _at_least(100)),
+    ("relay_idle_clients", "MB RSS, TLS"): Bar("≤ 600 MB", _at_most(600)),
+    ("relay_idle_clients", "MB RSS, plain"): Bar("≤ 600 MB", _at_most(600)),
+    ("relay_idle_clients", "missed"): Bar("no keepalive", _at_most(0)),
     ("ping_overhead", "ms"): Bar("≤ peer + 0.5 ms", _within(0.5)),
     ("first_pong", "s"): Bar("≤ 1.5 s", _at_most(1.5)),
     ("time_to_direct", "s"): Bar("≤ 1 s after first pong", _at_most(1.0)),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from coder_agent.testing import netns
 
-from . import direct, footprint, integrity, latency, matrix, netcheck, relayed, staying_up
+from . import direct, footprint, integrity, latency, matrix, netcheck, relay, relayed, staying_up
 from .place import Place, Unavailable
 from .rows import Row, heading, shown
 
@@ -39,6 +39,10 @@ BENCHMARKS: Mapping[tuple[str, ...], Measure] = {
     ("direct_no_offload",): direct.no_offload,
     ("direct_no_numpy",): direct.no_numpy,
     ("relayed_download",): relayed.download,
+    ("relay_forward",): relay.forward,
+    ("relay_latency",): relay.latency,
+    ("relay_pairs",): relay.pairs,
+    ("relay_idle_clients",): relay.idle_clients,
     ("ping_overhead",): latency.ping_overhead,
     ("first_pong", "time_to_direct"): latency.first_contact,
     ("cli_start",): footprint.cli_start,
