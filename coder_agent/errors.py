@@ -11,6 +11,7 @@
     ├── TransportError
     │   ├── TransportClosed         closed by us
     │   └── TransportBroken         broken by the world
+    │       └── EgressRefused       the policy of this deployment forbids to talk to that address
     ├── PeerUnreachable             no path to a peer within the time allowed
     │   └── PathRefused             a rule of the server's forbids the path that was asked for
     ├── AuthError
@@ -79,6 +80,13 @@ class TransportClosed(TransportError):
 
 class TransportBroken(TransportError):
     """Broken by the world."""
+
+
+class EgressRefused(TransportBroken):
+    """The deployment does not allow its programs to talk to that address (hook `coder_egress_policy`)."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint or "`coder airgap check` says what is allowed; its operator changes that")
 
 
 class PeerUnreachable(CoderAgentError):

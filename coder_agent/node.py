@@ -26,6 +26,7 @@ import anyio.abc
 
 from .base.addresses import AddrPort
 from .base.derp_map import DerpMap
+from .base.egress import Purpose
 from .base.keys import DiscoPrivate, DiscoPublic, NodePrivate, NodePublic
 from .base.nat_facts import NatFacts
 from .base.node import Node
@@ -33,6 +34,7 @@ from .base.path_rules import NO_RULES, DirectRule, PathRules
 from .base.paths import DerpPath, Path, PathKind, PathPolicy
 from .errors import ConfigError, PeerUnreachable, TransportBroken, TransportError
 from .explain import watch_verdicts
+from .hooks.egress import Egress
 from .hooks.events import Event, EventSink, PathChanged, PeerChanged, RelayChanged
 from .hooks.interfaces import (
     CandidateSource,
@@ -42,10 +44,12 @@ from .hooks.interfaces import (
     TransportContext,
     TransportFactory,
 )
+from .magicsock.constants import TUNNEL_MTU_MAX
 from .magicsock.core import Magicsock
 from .magicsock.core import PathStatus as PathStatus
 from .magicsock.effects import PathUpdate, PongReceived
 from .magicsock.home import choose_home, may_be_home
+from .magicsock.peer_map import Reach
 from .protocols.netstack.config import StackConfig
 from .protocols.netstack.listening import SynRequest
 from .protocols.netstack.stack import Stack
@@ -90,6 +94,7 @@ class NodeConfig:
     rules: PathRules = NO_RULES
     listen_port: int = 0
     birthday: bool = True
+    large_packets: bool = True
     force_websockets: bool = False
     dial: DialOptions = field(default_factory=DialOptions)
     stack: StackConfig = field(default_factory=StackConfig)
@@ -194,7 +199,9 @@ class TailnetNode:
         self.engine.tap = tap
 
     def set_derp_map(self, derp_map: DerpMap) -> None:
-        """A (new) relay map: relays are redialled where it changed, home is chosen again."""
+        """A (new) relay map: relays are redialled where it changed, home is chosen again. What the egress policy
+        forbids is left out of it."""
+        derp_map = self.config.dial.egress.inside(derp_map)
         if derp_map == self.derp_map:
             return
         self.derp_map = derp_map
@@ -539,6 +546,7 @@ class TailnetNode:
                 peers=lambda: self.peers,
                 suggested=self._suggested,
                 rules=self.engine.magicsock.rules,
+                egress=self.config.dial.egress,
             )
             self._hub.nat = NatFacts(listen_port=self.config.listen_port)
             tasks.start_soon(self._hub.run, self.config.sources)
@@ -573,6 +581,13 @@ def _rules_of(config: NodeConfig) -> PathRules:
     return replace(config.rules, direct=DirectRule.NEVER, set_by=config.rules.set_by or "--disable-direct-connections")
 
 
+def _reach_of(egress: Egress) -> Reach:
+    """Addresses that peers publish, call with or ping from are theirs to choose, and ours to refuse."""
+    if egress.policy is None:
+        return lambda addr, peer: True
+    return lambda addr, peer: egress.allows(addr.host, addr.port, Purpose.PEER, who=f"peer {peer.short}")
+
+
 def _as_direct(transport: object) -> DirectTransport:
     if not hasattr(transport, "bound_ports"):
         raise TransportError(f"{transport!r} calls itself a direct transport but has no bound_ports()")
@@ -595,9 +610,10 @@ async def open_node(config: NodeConfig, *, magicsock: Magicsock | None = None) -
     """
     node_key = config.node_key or NodePrivate.generate(os.urandom)
     disco_key = config.disco_key or DiscoPrivate.generate(os.urandom)
+    stack = replace(config.stack, accepted_mtu=TUNNEL_MTU_MAX) if config.large_packets else config.stack
     cores = Cores(
         device=Device(node_key, rng=os.urandom, wall=time.time, vector=config.vector, mtu=config.stack.mtu),
-        stack=Stack(config.stack, rng=os.urandom, vector=config.vector),
+        stack=Stack(stack, rng=os.urandom, vector=config.vector),
         magicsock=magicsock
         or Magicsock(
             node_key.public(),
@@ -606,6 +622,8 @@ async def open_node(config: NodeConfig, *, magicsock: Magicsock | None = None) -
             policy=config.policy,
             rules=_rules_of(config),
             birthday=config.birthday,
+            accepted_mtu=stack.accepted_mtu,
+            reach=_reach_of(config.dial.egress),
         ),
     )
     node = TailnetNode(config, cores, (node_key, disco_key))

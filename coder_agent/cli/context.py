@@ -90,7 +90,13 @@ class Cli:
             url, hint = self.settings.client.url or self.session.url, "run `coder login <url of your server>`"
         if not url:
             raise ConfigError("no coder server is known", hint=hint)
-        return checked_url(url)
+        return self.trusted(url)
+
+    def trusted(self, url: str) -> str:
+        """A server's URL that the user gave, checked; from now on the egress policy lets us talk to it."""
+        checked = checked_url(url)
+        self.settings.egress.trust(checked)
+        return checked
 
     def token(self) -> str:
         """The session or agent token. Raises ConfigError, saying how to give one."""

@@ -12,7 +12,7 @@ import typer
 from ..errors import ApiError, ConfigError, Unauthenticated
 from ..hooks.interfaces import DialOptions
 from ..runtime.http import ApiClient
-from .context import Cli, checked_url
+from .context import Cli
 from .output import Output, OutputOption, note, print_json
 
 
@@ -39,7 +39,7 @@ def login(
     server's own page is.
     """
     cli: Cli = ctx.obj
-    server = checked_url(url) if url else cli.url()
+    server = cli.trusted(url) if url else cli.url()
     first = {
         "username": first_user_username,
         "email": first_user_email,

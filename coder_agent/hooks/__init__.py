@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .events import ControlChanged, Event, EventSink, PathChanged, PathExplained, PeerChanged, RelayChanged
+from ..base.egress import EgressPolicy, Purpose, Verdict
+from .egress import Egress
+from .events import (
+    ControlChanged,
+    Event,
+    EventSink,
+    OutsideRefused,
+    PathChanged,
+    PathExplained,
+    PeerChanged,
+    RelayChanged,
+)
 from .interfaces import (
     API_VERSION,
     AgentService,
@@ -55,19 +66,24 @@ __all__ = [
     "DerpMapSource",
     "DialOptions",
     "DirectTransport",
+    "Egress",
+    "EgressPolicy",
     "Identity",
     "PacketSink",
+    "Purpose",
     "RelayBackend",
     "RelayTransport",
     "ServerContext",
     "Transport",
     "TransportContext",
     "TransportFactory",
+    "Verdict",
     "WebSocketLike",
     # what it may observe
     "ControlChanged",
     "Event",
     "EventSink",
+    "OutsideRefused",
     "PathChanged",
     "PathExplained",
     "PeerChanged",

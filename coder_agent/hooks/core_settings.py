@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field, PrivateAttr, SecretStr
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .egress import Egress
     from .interfaces import DialOptions
 
 
@@ -51,6 +54,11 @@ class NetworkSettings(BaseModel):
         True,
         description="guess ports to get through NATs that give each destination another one, ours or a peer's",
         json_schema_extra={"env": "CODER_BIRTHDAY"},
+    )
+    large_packets: bool = Field(
+        True,
+        description="send packets above 1280 bytes to nodes like this one where a direct path is proven to take them",
+        json_schema_extra={"env": "CODER_LARGE_PACKETS"},
     )
     force_websockets: bool = Field(
         False, description="reach relays by WebSocket only", json_schema_extra={"env": "CODER_DERP_FORCE_WEBSOCKETS"}
@@ -101,11 +109,19 @@ class NetworkSettings(BaseModel):
         json_schema_extra={"env": "CODER_PROXY"},
     )
 
+    _egress: Callable[[], Egress] | None = PrivateAttr(None)
+
+    def bind_egress(self, egress: Callable[[], Egress]) -> None:
+        """Where `dial_options` finds the policy of this program (Settings does this: no caller can forget it)."""
+        self._egress = egress
+
     def dial_options(self) -> DialOptions:
-        """How outgoing connections are to be made."""
+        """How outgoing connections are to be made. Raises PluginError if the egress policy cannot be had."""
+        from .egress import OPEN
         from .interfaces import DialOptions
 
         return DialOptions(
+            egress=self._egress() if self._egress is not None else OPEN,
             headers=dict(self.header),
             ca_file=self.ca_file or None,
             insecure=self.insecure,

@@ -58,7 +58,20 @@ class ControlChanged:
     reason: str = ""
 
 
-Event = PathChanged | PathExplained | PeerChanged | RelayChanged | ControlChanged
+@dataclass(frozen=True, slots=True)
+class OutsideRefused:
+    """Something that the egress policy forbids was tried. `what`: one of base/egress.py Purpose; `where`:
+    ``host:port``, with the address found; `who` asked for it ("" = the user); `rule` that forbids it; `count`: attempts
+    since this was last told, for what is tried again and again is told once a minute."""
+
+    what: str
+    where: str
+    who: str
+    rule: str
+    count: int = 1
+
+
+Event = PathChanged | PathExplained | PeerChanged | RelayChanged | ControlChanged | OutsideRefused
 
 
 class EventSink(Protocol):

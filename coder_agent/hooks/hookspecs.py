@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from .markers import hookspec
 
 if TYPE_CHECKING:  # a plugin that only adds a command shall not pay for any of these
+    from ..base.egress import EgressPolicy
     from ..base.paths import PathPolicy
     from .events import Event
     from .health import HealthCheck, HealthContext
@@ -61,6 +62,12 @@ def coder_candidate_sources(settings: Settings) -> Sequence[CandidateSource]:
 @hookspec(firstresult=True)
 def coder_path_policy(settings: Settings) -> PathPolicy | None:
     """Decide which of two direct paths is the better one."""
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def coder_egress_policy(settings: Settings) -> EgressPolicy | None:
+    """Decide which names may be looked up and which addresses talked to. A failure here stops the program."""
     raise NotImplementedError
 
 

@@ -23,6 +23,7 @@ from .markers import PROJECT
 from .records import PluginRecord, Selection, plugin_key
 
 if TYPE_CHECKING:
+    from ..base.egress import EgressPolicy
     from ..base.paths import PathPolicy
     from .events import Event
     from .health import HealthCheck, HealthContext
@@ -282,6 +283,14 @@ class PluginHost:
     def path_policy(self, settings: Settings) -> PathPolicy | None:
         """`coder_path_policy`; None = the core's own."""
         return cast("PathPolicy | None", self.first("coder_path_policy", settings=settings))
+
+    def egress_policy(self, settings: Settings) -> EgressPolicy | None:
+        """`coder_egress_policy`; None = no policy. Raises PluginError: a wall that broke must not become a door."""
+        policy = self.first("coder_egress_policy", settings=settings)
+        for record in self.broken:
+            if record.error is not None and ("coder_egress_policy" in record.hooks):
+                raise record.error
+        return cast("EgressPolicy | None", policy)
 
     def derp_map_sources(self, settings: Settings) -> list[DerpMapSource]:
         """`coder_derp_map_sources`."""

@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+from .egress import OPEN, Egress
 
 if TYPE_CHECKING:  # annotations only: `coder --help` imports this module and shall not pay for keys and tasks
     import anyio.abc
@@ -92,6 +94,16 @@ class DirectTransport(Transport, Protocol):
         ...
 
 
+@runtime_checkable
+class MeasuringTransport(Transport, Protocol):
+    """A direct transport that can forbid fragmentation, too. With one that cannot, tunnel packets stay at 1280 B."""
+
+    def send_whole(self, burst: Burst, path: Path) -> bool:
+        """Send a burst of one packet; neither this machine nor any router may cut it up. False = it cannot be sent
+        like that: it is too large for the local link, or there is no way to forbid it here."""
+        ...
+
+
 class RelayTransport(Transport, Protocol):
     """Carries DerpPath; dials regions on demand."""
 
@@ -128,7 +140,8 @@ class DialOptions:
     `headers` go on every request, and so do the lines ``Name=value`` that the program `header_command` prints, which
     finds `server_url` in CODER_URL (`coder_agent.http.headers_of` puts them together). `ca_file` adds a CA to the
     system's; `client_cert_file` and `client_key_file` are shown to servers that ask for a certificate. `proxy` is a
-    URL, None (as the environment says) or "" (none).
+    URL, None (as the environment says) or "" (none). `egress` is
+    asked before anything is looked up or connected to.
     """
 
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -139,6 +152,7 @@ class DialOptions:
     server_url: str = ""
     client_cert_file: str | None = None
     client_key_file: str | None = None
+    egress: Egress = field(default=OPEN, repr=False, compare=False)
 
 
 @dataclass(slots=True)

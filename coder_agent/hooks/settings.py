@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..errors import ConfigError, PluginContractError
 from .core_settings import CORE_SECTIONS, AgentSettings, ClientSettings, NetworkSettings
+from .egress import OPEN, Egress
 from .records import plugin_key
 from .secret_values import is_secret, printable, resolve_secret
 from .sources import (
@@ -68,6 +69,8 @@ class Settings:
     _base: Path | None = None
     _environ: Mapping[str, str] = field(default_factory=dict)
     _loaded: dict[str, BaseModel] = field(default_factory=dict)
+    _host: PluginHost | None = None
+    _egress: list[Egress] = field(default_factory=list)
 
     def section(self, name: str, model: type[Model]) -> Model:
         """The section `name` (a plugin's name, or client, agent, network) as its owner's model.
@@ -84,6 +87,8 @@ class Settings:
         loaded = self._loaded.get(name)
         if loaded is None:
             loaded = self._loaded[name] = self._validate(name, owner)
+            if isinstance(loaded, NetworkSettings):
+                loaded.bind_egress(lambda: self.egress)
         assert isinstance(loaded, model)
         return loaded
 
@@ -102,6 +107,14 @@ class Settings:
         """``[network]``."""
         return self.section("network", NetworkSettings)
 
+    @property
+    def egress(self) -> Egress:
+        """What these settings let the program talk to; the same object every time. Raises PluginError, ConfigError."""
+        if not self._egress:
+            policy = self._host.egress_policy(self) if self._host is not None else None
+            self._egress.append(OPEN if policy is None or self._host is None else Egress(policy, self._host.emit))
+        return self._egress[0]
+
     def with_flags(self, section: str, values: Mapping[str, object]) -> Settings:
         """A copy in which the flags given (those that are not None) win. ``http_address`` is ``--http-address``."""
         flags = {
@@ -110,7 +123,7 @@ class Settings:
             if value is not None
         }
         raw = {**self._raw, section: {**self._raw.get(section, {}), **flags}}
-        copy = Settings(self._models, raw, self._base, self._environ)
+        copy = Settings(self._models, raw, self._base, self._environ, _host=self._host)
         copy.check()
         return copy
 
@@ -210,7 +223,7 @@ def load_settings(
     plugins = [name for name in models if name not in CORE_SECTIONS]
     for section, values in environment_of(environ, plugins, _aliases(models)).items():
         raw.setdefault(section, {}).update(values)
-    settings = Settings(models, raw, file.path.parent if file.path else None, environ)
+    settings = Settings(models, raw, file.path.parent if file.path else None, environ, _host=host)
     for section, given in (flags or {}).items():
         settings = settings.with_flags(section, given)
     settings.check()

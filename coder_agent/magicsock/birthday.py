@@ -201,7 +201,9 @@ class Birthday:
             return False
         public = self._prober.facts.public_v4
         ours = {public.host} if public is not None else set()
-        return addr.host not in ours | {one.host for one in self._prober.endpoints}
+        if addr.host in ours | {one.host for one in self._prober.endpoints}:
+            return False
+        return self._peers.reach(addr, peer.key)
 
     def _busy(self) -> int:
         return sum(peer.hunt.is_on for peer in self._peers)

@@ -25,7 +25,7 @@ from .carrier import Carrier
 from .effects import CloseSockets, Effect, EndpointsWanted, PathUpdate, Route
 from .mtu import MtuProber
 from .peer import FOREVER, NOTHING, Peer
-from .peer_map import PeerMap
+from .peer_map import PeerMap, Reach
 from .policy import DefaultPathPolicy
 from .prober import Via
 from .receiver import Receiver, note_relay
@@ -39,7 +39,7 @@ class Magicsock:
     """All peers and the ways to them.
 
     `rules` hold for all peers without rules of their own (`set_rules`). `birthday` False: no port is guessed, whoever
-    asks (birthday.py).
+    asks (birthday.py). `reach` False for an address: it is never tried nor answered, whoever names it.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Magicsock:
         rules: PathRules = NO_RULES,
         birthday: bool = True,
         accepted_mtu: int = c.TUNNEL_MTU_SAFE,
+        reach: Reach = lambda addr, peer: True,
     ) -> None:
         self.counters: Counter[str] = Counter()
         """Since the start: drops by reason, and what was sent. Names are stable."""
@@ -59,7 +60,7 @@ class Magicsock:
         """Our own home relay region; 0 = none yet."""
         self.rules = rules
         """Those for peers without rules of their own."""
-        self._peers = PeerMap(disco)
+        self._peers = PeerMap(disco, reach)
         self._search = Search(node_key, disco, self._peers, rng)
         self._search.birthday.enabled = birthday
         self._prober = self._search.prober
@@ -88,6 +89,7 @@ class Magicsock:
             peer.end_trust()
         if peer.home != home or peer.gone_region == home:
             peer.home, peer.gone_region = home, 0
+        endpoints = self._peers.reachable(endpoints, key)
         news = peer.candidates.list_from_coordinator(endpoints, now) or restarted
         effects: list[Effect] = []
         if peer.drop_lost_best():
@@ -110,7 +112,7 @@ class Magicsock:
         if peer.best is not None and peer.is_trusted(now):
             in_use = peer.best.addr
             endpoints = [*(one.addr for one in peer.candidates if one.suggested and one.addr == in_use), *endpoints]
-        news = peer.candidates.list_from_sources(endpoints, now)
+        news = peer.candidates.list_from_sources(self._peers.reachable(endpoints, key), now)
         effects: list[Effect] = []
         if peer.drop_lost_best():
             effects += peer.announce(now, "candidate-gone")

@@ -5,7 +5,7 @@ Source: tailscale wgengine/magicsock/peermap.go.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ..base.addresses import AddrPort
@@ -23,11 +23,16 @@ class DiscoIdentity:
     peers: list[Peer] = field(default_factory=list)
 
 
+Reach = Callable[[AddrPort, NodePublic], bool]
+"""May an address that a peer (or somebody about it) named be talked to at all? Asked when the address is learnt."""
+
+
 class PeerMap:
     """The indexes over all peers. Bounded by the peers that the coordinator names."""
 
-    def __init__(self, private: DiscoPrivate) -> None:
+    def __init__(self, private: DiscoPrivate, reach: Reach = lambda addr, peer: True) -> None:
         self._private = private
+        self.reach = reach
         self._by_key: dict[NodePublic, Peer] = {}
         self._by_disco: dict[bytes, DiscoIdentity] = {}
         self._by_source: dict[AddrPort, Peer] = {}
@@ -58,6 +63,10 @@ class PeerMap:
             del self._by_source[addr]
         peer.sources.clear()
         return peer
+
+    def reachable(self, endpoints: Iterable[AddrPort], peer: NodePublic) -> list[AddrPort]:
+        """Those of a peer's endpoints that may be talked to."""
+        return [addr for addr in endpoints if self.reach(addr, peer)]
 
     # ------------------------------------------------------------ disco keys
 

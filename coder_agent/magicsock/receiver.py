@@ -83,6 +83,9 @@ class Receiver:
         allowed = [peer for peer in identity.peers if peer.rules.permits(path.addr)]
         if not allowed:
             return [Dropped("ipv6-blocked" if any(p.allow_direct for p in identity.peers) else "direct-blocked")]
+        allowed = [peer for peer in allowed if self._peers.reach(path.addr, peer.key)]
+        if not allowed:
+            return [Dropped("egress-refused")]
         new = [peer.candidates.learn_from_ping(path, ping.txid, now) for peer in allowed]
         for peer in allowed:
             peer.fast_until = float("-inf")  # there may be a candidate to try
@@ -158,7 +161,7 @@ class Receiver:
             return [Dropped("direct-blocked"), *self._reporter.answer(peer, now)]
         if not peer.calls.take(now):
             return [Dropped("call-me-maybe-flood")]
-        peer.candidates.list_from_call(call.endpoints, now)
+        peer.candidates.list_from_call(self._peers.reachable(call.endpoints, peer.key), now)
         effects = peer.announce(now, "candidate-gone") if peer.drop_lost_best() else []
         effects += self._prober.full_ping(peer, now, call=False)
         return effects + self._prober.call_back(peer, now)

@@ -12,11 +12,13 @@ import anyio
 from ..base.addresses import AddrPort
 from ..base.burst import Burst
 from ..base.derp_map import DerpMap
+from ..base.egress import Purpose
 from ..base.keys import NodePublic
 from ..base.nat_facts import NatFacts
 from ..base.node import Node
 from ..base.path_rules import NO_RULES, DirectRule, PathRules
 from ..base.paths import Path, UdpPath
+from ..hooks.egress import OPEN, Egress
 from ..hooks.interfaces import Candidate, CandidateKind, CandidateSource, DirectTransport
 
 log = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ class CandidateHub:
     for. `measured` is called when a latency or the kind of our NAT became known, `moved` when the addresses of our
     interfaces changed (another network, a VPN, waking up elsewhere) or a source asked for a rebind. `peers` says whom
     the node, whose key is `key`, knows; `suggested` takes all addresses at which sources saw a peer. `rules` may
-    silence all sources, or all IPv6, until `set_rules` says otherwise.
+    silence all sources, or all IPv6, until `set_rules` says otherwise; nothing is sent to what `egress` forbids.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class CandidateHub:
         peers: Callable[[], Sequence[Node]] = tuple,
         suggested: Callable[[NodePublic, Sequence[AddrPort]], None] = lambda peer, endpoints: None,
         rules: PathRules = NO_RULES,
+        egress: Egress = OPEN,
     ) -> None:
         self.direct = direct
         self.key = key or NodePublic(bytes(32))
@@ -64,6 +67,7 @@ class CandidateHub:
         self._seen: dict[NodePublic, dict[str, tuple[AddrPort, ...]]] = {}
         self._refresh: dict[str, tuple[anyio.Event, list[str]]] = {}
         self._rules = rules
+        self._egress = egress
         self._rules_changed = anyio.Event()
         self._running: anyio.CancelScope | None = None
 
@@ -204,8 +208,9 @@ class _SourceContext:
         self._hub._publish(source, tuple(candidates))
 
     def send(self, data: bytes, addr: AddrPort) -> None:
-        if self._hub._rules.permits(addr):
-            self._hub.direct.send(Burst.of(data), UdpPath(addr))
+        hub = self._hub
+        if hub._rules.permits(addr) and hub._egress.allows_address(addr.host, addr.port, Purpose.STUN, who=self._name):
+            hub.direct.send(Burst.of(data), UdpPath(addr))
 
     def on_stun(self, handler: Callable[[bytes, AddrPort, float], None]) -> Callable[[], None]:
         self._hub._stun_handlers.append(handler)

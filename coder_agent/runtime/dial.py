@@ -15,9 +15,10 @@ import anyio
 import anyio.abc
 from anyio.streams.tls import TLSStream
 
-from ..errors import ConfigError, TransportBroken
+from ..base.egress import Purpose
+from ..errors import ConfigError, EgressRefused, TransportBroken
 from ..hooks.interfaces import DialOptions
-from .proxies import proxy_url, through
+from .proxies import ProxyAddress, proxy_url, through
 from .sockets import Target, connect_first, resolve
 from .tls import tls_context
 
@@ -84,15 +85,22 @@ async def open_socket(
     """A connected, non-blocking socket to `endpoint`, for whoever brings his own TLS; unbounded: the caller limits it.
 
     Through the proxy if there is one for it, which looks up the name; else to `targets` if given, else to the addresses
-    of `address` or of the name. Raises TransportBroken, ConfigError.
+    of `address` or of the name. Every connection of ours outwards is made here: nothing that `options.egress` forbids
+    gets past, be it through a proxy. Raises TransportBroken (EgressRefused), ConfigError.
     """
-    proxy = proxy_for(endpoint, options)
+    proxy, egress = proxy_for(endpoint, options), options.egress
     if proxy is not None:
+        server = ProxyAddress.parse(proxy)
+        egress.require(server.host, server.port, Purpose.PROXY)
+        egress.require(endpoint.host, endpoint.port, Purpose.CONNECT)
         return await through(proxy, endpoint.host, endpoint.port)
     try:
-        return await connect_first(
-            await resolve(address or endpoint.host, endpoint.port) if targets is None else targets
-        )
+        if targets is None:
+            return await connect_first(await resolve(address or endpoint.host, endpoint.port, egress))
+        allowed = [one for one in targets if egress.allows_address(str(one[1][0]), endpoint.port, Purpose.CONNECT)]
+        if not allowed:
+            raise EgressRefused(f"{endpoint} may not be reached from here: none of its addresses is allowed")
+        return await connect_first(allowed)
     except OSError as exc:
         raise _unreachable(endpoint, exc) from exc
 

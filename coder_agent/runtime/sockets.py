@@ -13,6 +13,10 @@ from itertools import chain, zip_longest
 
 import anyio
 
+from ..base.egress import Purpose
+from ..errors import EgressRefused
+from ..hooks.egress import Egress
+
 STAGGER = 0.2
 """Seconds that an address waits for the one before it (200 ms upstream; RFC 8305 allows 100 ms to 2 s)."""
 
@@ -21,11 +25,18 @@ Target = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]
 
 
 async def resolve(
-    host: str, port: int, family: socket.AddressFamily | socket.AddressInfo | int = socket.AF_UNSPEC
+    host: str, port: int, egress: Egress, family: socket.AddressFamily | socket.AddressInfo | int = socket.AF_UNSPEC
 ) -> list[Target]:
-    """The addresses of `host`, in the order in which to try them. Raises OSError (socket.gaierror: no such name)."""
+    """The addresses of `host`, in the order in which to try them: those that `egress` lets us talk to.
+
+    Raises: OSError (socket.gaierror: no such name), EgressRefused (before it is looked up, or for all that is found).
+    """
+    egress.require(host, port, Purpose.CONNECT)
     infos = await anyio.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
-    return in_turn([(kind, where) for kind, _, _, _, where in infos])
+    allowed = set(egress.found(host, port, Purpose.CONNECT, dict.fromkeys(str(where[0]) for *_, where in infos)))
+    if infos and not allowed:
+        raise EgressRefused(f"{host} may not be reached from here: none of its addresses is allowed")
+    return in_turn([(kind, where) for kind, _, _, _, where in infos if str(where[0]) in allowed])
 
 
 def in_turn(targets: Sequence[Target]) -> list[Target]:

@@ -12,6 +12,8 @@ from ipaddress import IPv4Address, IPv4Network
 
 import anyio
 
+from coder_agent.hooks import Egress, Purpose
+from coder_agent.hooks.egress import OPEN
 from coder_agent.protocols.portmap.natpmp import GATEWAY_PORT
 
 ROUTE_FILE = "/proc/net/route"
@@ -31,10 +33,12 @@ class Gateway:
     own: str
 
 
-async def find_gateway() -> Gateway | None:
-    """The default gateway, if it is a private IPv4 address that we have a route to. Sends nothing."""
+async def find_gateway(egress: Egress = OPEN) -> Gateway | None:
+    """The default gateway, if it is a private IPv4 address that we have a route to, and allowed. Sends nothing."""
     address = await _default_route()
     if address is None or not is_private(address):
+        return None
+    if not egress.allows(address, GATEWAY_PORT, Purpose.PORT_MAPPING):
         return None
     own = _own_address(address)
     return None if own is None else Gateway(address, own)

@@ -57,7 +57,7 @@ def relay_endpoint(node: DerpNode, path: str) -> tuple[Endpoint, str]:
 def relay_options(node: DerpNode, options: DialOptions) -> DialOptions:
     """`options` for that relay. One whose certificate cannot be verified here gets none of the user's headers."""
     if node.insecure_for_tests or node.cert_name.startswith("sha256-raw:"):
-        return DialOptions(insecure=True, proxy=options.proxy)
+        return DialOptions(insecure=True, proxy=options.proxy, egress=options.egress)
     return options
 
 

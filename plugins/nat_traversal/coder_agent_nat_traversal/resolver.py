@@ -7,6 +7,9 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
+from coder_agent.hooks import Egress, Purpose
+from coder_agent.hooks.egress import OPEN
+
 from .interfaces import Family
 
 LOOKUP_TIMEOUT = 2.0
@@ -26,14 +29,17 @@ async def look_up(host: str, family: Family) -> str:
 
 
 class Resolver:
-    """Caches what was found; failures are tried again."""
+    """Caches what was found; failures are tried again. Names that `egress` forbids are not looked up."""
 
-    def __init__(self, lookup: Lookup = look_up) -> None:
+    def __init__(self, lookup: Lookup = look_up, egress: Egress = OPEN) -> None:
         self._lookup = lookup
+        self._egress = egress
         self._cache: dict[tuple[str, Family], tuple[str, float]] = {}
 
-    async def resolve(self, host: str, family: Family) -> str | None:
-        """An address of `host`, or None when it has none or nobody says so in time."""
+    async def resolve(self, host: str, family: Family, port: int = 0) -> str | None:
+        """An address of `host`, or None when it has none, nobody says so in time, or it is forbidden (at `port`)."""
+        if not self._egress.allows(host, port, Purpose.LOOKUP):
+            return None
         now = anyio.current_time()
         known = self._cache.get((host, family))
         if known is not None and known[1] > now:
@@ -42,6 +48,8 @@ class Resolver:
             try:
                 address = await self._lookup(host, family)
             except (OSError, UnicodeError):  # UnicodeError: no name that DNS could carry
+                return None
+            if not self._egress.found(host, port, Purpose.LOOKUP, [address]):
                 return None
             if len(self._cache) >= CACHE_LIMIT:
                 self._cache.clear()

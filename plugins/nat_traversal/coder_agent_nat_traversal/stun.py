@@ -197,10 +197,9 @@ class _Prober:
         return current.finished(anyio.current_time()) or (self._requested and current.answered)
 
     async def _ask(self, current: StunRound, probe: Probe) -> None:
-        address = literal_address(probe.node, probe.family)
+        address, port = literal_address(probe.node, probe.family), stun_port(probe.node)
         if address == "":
-            address = await self._source.resolver.resolve(probe.node.host_name, probe.family)
-        port = stun_port(probe.node)
+            address = await self._source.resolver.resolve(probe.node.host_name, probe.family, port or 0)
         if address is None or port is None:
             return
         destination = AddrPort.of(address, port)

@@ -15,7 +15,8 @@ import anyio
 
 from coder_agent.base.derp_map import DerpMap, DerpRegion
 from coder_agent.errors import CoderAgentError
-from coder_agent.hooks import DialOptions
+from coder_agent.hooks import DialOptions, Egress
+from coder_agent.hooks.egress import OPEN
 from coder_agent.http import HttpResponse, request
 
 TIMEOUT = 3.0
@@ -55,9 +56,9 @@ def is_intercepted(page: Page, answer: HttpResponse) -> bool:
     return bool(page.challenge) and answer.headers.get(RESPONSE) != f"response {page.challenge}"
 
 
-async def fetch(url: str, headers: dict[str, str]) -> HttpResponse:
+async def fetch(url: str, headers: dict[str, str], egress: Egress = OPEN) -> HttpResponse:
     """GET without proxy, redirects or anything of the user's. Raises TransportBroken."""
-    return await request("GET", url, headers=headers, timeout=TIMEOUT, options=DialOptions(proxy=""))
+    return await request("GET", url, headers=headers, timeout=TIMEOUT, options=DialOptions(proxy="", egress=egress))
 
 
 async def detect(asked: Sequence[Page], fetch: Fetch = fetch) -> bool | None:

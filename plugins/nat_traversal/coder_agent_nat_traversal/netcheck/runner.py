@@ -12,8 +12,10 @@ import anyio
 
 from coder_agent.base.derp_map import DerpMap, DerpNode
 from coder_agent.base.nat_facts import NatFacts
-from coder_agent.hooks import DialOptions
+from coder_agent.hooks import DialOptions, Purpose
+from coder_agent.http import HttpResponse
 
+from ..gateway import find_gateway
 from ..interfaces import Address, read_addresses
 from ..plan import literal_address
 from ..portmap_probe import ALL, probe_gateway
@@ -51,13 +53,11 @@ class Tools:
 
     addresses: Callable[[], list[Address]] = read_addresses
     interfaces: Callable[[], tuple[Interface, ...]] = links.read_interfaces
-    gateway: Callable[[frozenset[str]], Awaitable[frozenset[str]]] = lambda protocols: probe_gateway(
-        protocols=protocols
-    )
+    gateway: Callable[[frozenset[str]], Awaitable[frozenset[str]]] | None = None
     ping: Callable[[str], Awaitable[float | None]] = icmp.ping
     relay: Callable[[DerpNode, DialOptions, relay.Effort], Awaitable[RelayCheck]] = relay.check_relay
-    fetch: captive.Fetch = captive.fetch
-    resolver: Resolver = field(default_factory=Resolver)
+    fetch: captive.Fetch | None = None
+    resolver: Resolver | None = None
     sockets: Callable[[], AbstractContextManager[Sockets]] = open_sockets
 
 
@@ -75,6 +75,8 @@ class _Check:
     def __init__(self, derp_map: DerpMap, wishes: Wishes, tools: Tools) -> None:
         self._map, self.wishes, self._tools = derp_map, wishes, tools
         self._turns = anyio.Semaphore(MAX_RELAYS)
+        self._egress = self.wishes.dial.egress
+        self._resolver = tools.resolver or Resolver(egress=self._egress)
         self._started = anyio.current_time()
         self._interfaces = tools.interfaces()
         self._stun: StunFindings | None = None
@@ -99,7 +101,9 @@ class _Check:
 
     async def _ask_stun(self) -> None:
         with self._tools.sockets() as sockets:
-            prober = StunProber(self._map, sockets, self._tools.addresses(), resolver=self._tools.resolver)
+            prober = StunProber(
+                self._map, sockets, self._tools.addresses(), resolver=self._resolver, egress=self._egress
+            )
             self._stun = prober.found
             await prober.run()
 
@@ -110,21 +114,31 @@ class _Check:
             self._relays[node.name] = await self._tools.relay(node, self.wishes.dial, self.wishes.effort)
 
     async def _ask_gateway(self) -> None:
-        self._gateway = await self._tools.gateway(self.wishes.protocols)
+        ask = self._tools.gateway or self._probe_gateway
+        self._gateway = await ask(self.wishes.protocols)
 
     async def _look_for_portal(self) -> None:
         await anyio.sleep(CAPTIVE_DELAY)
         if self._stun is None or not self._stun.round.answered:
             asked = captive.pages(self._map, self.wishes.captive_urls)
-            self._captive = await captive.detect(asked, self._tools.fetch)
+            self._captive = await captive.detect(asked, self._tools.fetch or self._fetch)
         elif self._stun.round.answered:
             self._captive = False  # who lets UDP through does not stand in between
+
+    async def _probe_gateway(self, protocols: frozenset[str]) -> frozenset[str]:
+        gateway = await find_gateway(self._egress)
+        return frozenset() if gateway is None else await probe_gateway(gateway, protocols=protocols)
+
+    async def _fetch(self, url: str, headers: dict[str, str]) -> HttpResponse:
+        return await captive.fetch(url, headers, self.wishes.dial.egress)
 
     async def _ping(self, node: DerpNode) -> None:
         address = literal_address(node, "v4")
         if address == "":
-            address = await self._tools.resolver.resolve(node.host_name, "v4")
-        if address is not None and not IPv4Address(address).is_loopback:
+            address = await self._resolver.resolve(node.host_name, "v4")
+        if address is None or not self._egress.allows_address(address, 0, Purpose.PING):
+            return
+        if not IPv4Address(address).is_loopback:
             latency = await self._tools.ping(address)
             if latency is not None:
                 self._icmp[node.name] = latency

@@ -15,6 +15,8 @@ import anyio.lowlevel
 
 from coder_agent.base.addresses import AddrPort
 from coder_agent.base.derp_map import DerpMap, DerpNode
+from coder_agent.hooks import Egress, Purpose
+from coder_agent.hooks.egress import OPEN
 
 from ..interfaces import Address, Family, families_of
 from ..plan import Probe, literal_address, plan_round, stun_port
@@ -126,10 +128,12 @@ class StunProber:
         *,
         rng: Callable[[int], bytes] = os.urandom,
         resolver: Resolver | None = None,
+        egress: Egress = OPEN,
     ) -> None:
         flat, self._nodes = per_node(derp_map)
         self._sockets = sockets
-        self._resolver = resolver or Resolver()
+        self._egress = egress
+        self._resolver = resolver or Resolver(egress=egress)
         self._families = families_of(addresses) & sockets.families
         sets = plan_round(flat, self._families, None)
         now = anyio.current_time()
@@ -165,12 +169,15 @@ class StunProber:
         node = probe.node
         address, port = literal_address(node, probe.family), stun_port(node)
         if address == "":
-            address = await self._resolver.resolve(node.host_name, probe.family)
+            address = await self._resolver.resolve(node.host_name, probe.family, port or 0)
             if address is None:
                 self.found.errors.setdefault(node.name, f"the name {node.host_name} cannot be found")
         if address is None or port is None:
             return
         destination = AddrPort.of(address, port)
+        if not self._egress.allows_address(destination.host, port, Purpose.STUN):
+            self.found.errors.setdefault(node.name, f"{destination} may not be asked: the egress policy forbids it")
+            return
         try:
             self._sockets.send(
                 self.found.round.request(probe, destination, anyio.current_time()), probe.family, destination
