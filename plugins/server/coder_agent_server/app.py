@@ -13,7 +13,7 @@ from starlette.websockets import WebSocket
 
 from .deployment import Deployment
 from .problems import Problem, on_bug, on_http_exception, on_problem
-from .routes import agents, keys, meta, pages, paths, relay, users, workspaces
+from .routes import agents, debug, keys, meta, pages, paths, relay, users, workspaces
 from .rpc import agent as agent_rpc
 from .rpc import client as client_rpc
 from .rpc.sockets import refuse
@@ -34,6 +34,7 @@ def build_app(server: Deployment, plugin_routes: Sequence[BaseRoute] = ()) -> AS
         *agents.routes(),
         *meta.routes(),
         *relay.api_routes(),
+        *debug.routes(),
         WebSocketRoute("/{path:path}", unknown_socket),
     ]
     app = Starlette(

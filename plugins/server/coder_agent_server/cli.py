@@ -63,6 +63,10 @@ def server(
     stun_address: Annotated[
         str | None, _flag("host:port of the embedded STUN responder (UDP), or `disable` [HTTP host, 3478]")
     ] = None,
+    health_check_refresh: Annotated[str | None, _flag("how long a health report is good enough [10m]")] = None,
+    health_check_threshold_database: Annotated[
+        str | None, _flag("warn of a database that takes longer to answer [15ms]")
+    ] = None,
     prometheus_enable: Annotated[
         bool | None, _flag("serve /metrics", "--prometheus-enable/--no-prometheus-enable")
     ] = None,
@@ -93,6 +97,8 @@ def server(
         "derp_prefer_region": derp_prefer_region,
         "block_ipv6": block_ipv6,
         "stun_address": stun_address,
+        "health_check_refresh": health_check_refresh,
+        "health_check_threshold_database": health_check_threshold_database,
         "prometheus_enable": prometheus_enable,
         "prometheus_address": prometheus_address,
     }

@@ -20,6 +20,7 @@ from .clients import Clients
 from .derp_map import LiveDerpMap
 from .documents.agents import AgentView
 from .documents.workspaces import TemplateIds
+from .health.monitor import HealthMonitor
 from .limits import RateLimit
 from .options import ServerOptions
 from .passwords import Passwords
@@ -64,6 +65,7 @@ class Deployment:
     api_limit: RateLimit = field(init=False)
     login_limit: RateLimit = field(init=False)
     report_limit: RateLimit = field(init=False)
+    health: HealthMonitor = field(init=False)
     paths: ReportBoard = field(default_factory=ReportBoard)
 
     def __post_init__(self) -> None:
@@ -74,6 +76,7 @@ class Deployment:
         self.version = build_version(self.options.name)
         self.api_limit = RateLimit(self.options.api_rate_limit, time.monotonic)
         self.login_limit = RateLimit(self.options.login_rate_limit, time.monotonic)
+        self.health = HealthMonitor(self.options.health_refresh, wall=self.clock)
         self.report_limit = RateLimit(REPORTS_PER_MINUTE, time.monotonic)
 
     def view(self) -> AgentView:
@@ -85,8 +88,10 @@ class Deployment:
         return self.coordinator.node(peer_id)
 
     def knows_key(self, node_key: str) -> bool:
-        """Is a node with this key (``nodekey:…``) connected here?"""
-        return any(str(peer.node.key) == node_key for peer in self.coordinator.peers() if peer.node is not None)
+        """Is a node with this key (``nodekey:…``) connected here, or ours, checking a relay?"""
+        return node_key in self.health.vouched or any(
+            str(peer.node.key) == node_key for peer in self.coordinator.peers() if peer.node is not None
+        )
 
     def remove_agent(self, agent_id: UUID, reason: str) -> None:
         """The agent is gone for good: its connection and its users' end, and peers drop it at once."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 
 from coder_agent.base.derp_map import DerpMap
-from coder_agent.errors import ConfigError, TransportBroken
+from coder_agent.errors import ConfigError, EgressRefused, TransportBroken
 from coder_agent.hooks.interfaces import DerpMapSource, DialOptions
 from coder_agent.http import request
 
@@ -49,7 +49,10 @@ class UrlSource:
 
     async def fetch(self) -> DerpMap:
         """Ask the URL. Raises ConfigError (what it serves is no map), TransportBroken (it cannot be had now)."""
-        answer = await request("GET", self.url, timeout=TIMEOUT, options=self.dial)
+        try:
+            answer = await request("GET", self.url, timeout=TIMEOUT, options=self.dial)
+        except EgressRefused as exc:  # waiting does not help: the operator wants two things that exclude each other
+            raise ConfigError(f"derp_config_url: {exc.message}", hint=exc.hint) from exc
         if 300 <= answer.status < 400:
             raise ConfigError(
                 f"derp_config_url: {self.url} redirects to {answer.headers.get('location', 'elsewhere')}",

@@ -31,8 +31,24 @@ class DeploymentCollector(Collector):
         yield GaugeMetricFamily(
             "coder_server_coordinator_peers", "Peers with a Coordinate stream.", len(server.coordinator.peers())
         )
+        yield from self._health()
         for name, value in sorted((server.relay.metrics() if server.relay is not None else {}).items()):
             yield UnknownMetricFamily(f"coder_relay_{name}", f"The relay's own figure {name!r}.", value)
+
+    def _health(self) -> Iterator[Metric]:
+        """The last report, as it is: a scrape shall not make this server dial."""
+        report = self._deployment.health.last
+        if report is None:
+            return
+        severity = GaugeMetricFamily(
+            "coder_server_health_severity", "Of the last health report: 0 ok, 1 warning, 2 error.", labels=["section"]
+        )
+        for name, finding in report.findings.items():
+            severity.add_metric([name], int(finding.worst))
+        yield severity
+        yield GaugeMetricFamily(
+            "coder_server_health_timestamp_seconds", "When it was made, Unix time.", report.time.timestamp()
+        )
 
 
 def build_metrics_app(deployment: Deployment) -> Starlette:

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from typer import BadParameter
+
 from coder_agent.base.path_rules import DirectRule, PathRules
 from coder_agent.base.path_rules_json import MAX_REGION
+from coder_agent.cli.durations import parse_duration
 from coder_agent.errors import ConfigError
 
 from .settings import ServerSettings
@@ -89,6 +92,10 @@ class ServerOptions:
     api_rate_limit: int
     login_rate_limit: int
     session_duration: timedelta
+    health_refresh: float
+    """Seconds for which a health report is good enough."""
+    health_database: float
+    """Seconds from which the database is slow."""
 
     @property
     def block_direct(self) -> bool:
@@ -129,6 +136,8 @@ def resolve_options(settings: ServerSettings, default_data_dir: Callable[[], Pat
         api_rate_limit=settings.api_rate_limit,
         login_rate_limit=settings.login_rate_limit,
         session_duration=timedelta(hours=max(1, settings.session_duration_hours)),
+        health_refresh=_seconds("health_check_refresh", settings.health_check_refresh),
+        health_database=_seconds("health_check_threshold_database", settings.health_check_threshold_database),
     )
 
 
@@ -157,6 +166,13 @@ def parse_address(setting: str, text: str, default_port: int | None = None) -> H
     if not port.isascii() or not port.isdigit() or int(port) > 65535 or (":" in bare and not bracketed):
         raise ConfigError(f"{setting}: {text!r} is not host:port", hint="for example 127.0.0.1:3000 or [::]:3000")
     return HostPort(bare or "0.0.0.0", int(port))
+
+
+def _seconds(setting: str, text: str) -> float:
+    try:
+        return parse_duration(text)
+    except BadParameter as exc:
+        raise ConfigError(f"{setting}: {exc.message}") from exc
 
 
 def _tls(settings: ServerSettings) -> TlsOptions | None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import anyio
 from starlette.routing import BaseRoute
@@ -22,6 +23,7 @@ from .app import build_app
 from .deployment import Deployment, utc_now
 from .derp_map import LiveDerpMap, build_derp_map
 from .derp_map_keeper import DerpMapKeeper, without_stun
+from .health.assembly import build_checks
 from .listening import HttpServer, Kind, Listener, http_config, open_listeners, serving, tls_context
 from .metrics import build_metrics_app
 from .options import AccessUrl, HostPort, ServerOptions
@@ -73,6 +75,7 @@ async def open_server(options: ServerOptions, host: PluginHost, settings: Settin
             adapt=without_stun if options.block_direct or options.relay.stun_disabled else lambda part: part,
         )
         deployment = await _deploy(options, host, settings, access_url, database, await keeper.start())
+        deployment.health.checks = build_checks(deployment, host, keeper.failures)
         app = build_app(deployment, _plugin_routes(host, deployment))
         if deployment.relay is not None:
             await stack.enter_async_context(deployment.relay.open())
@@ -81,6 +84,7 @@ async def open_server(options: ServerOptions, host: PluginHost, settings: Settin
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_keep_seen, deployment)
             tasks.start_soon(keeper.run)
+            tasks.start_soon(partial(deployment.health.run, deployment.stopping, background=_is_watched(options)))
             try:
                 async with serving(servers, listeners):
                     try:
@@ -125,6 +129,11 @@ def _say_goodbye(deployment: Deployment) -> None:
     deployment.presence.close_all(reason)
     deployment.clients.close_all(reason)
     deployment.coordinator.close()
+
+
+def _is_watched(options: ServerOptions) -> bool:
+    """Does somebody scrape our figures, among them the last report's? Then there shall be one, without being asked."""
+    return options.metrics_address is not None
 
 
 # ---------------------------------------------------------------- addresses

@@ -52,6 +52,12 @@ class ServerSettings(BaseModel):
     )
     prometheus_enable: bool = _setting(False, "CODER_PROMETHEUS_ENABLE", "Serve /metrics on an address of its own.")
     prometheus_address: str = _setting("127.0.0.1:2112", "CODER_PROMETHEUS_ADDRESS", "host:port for /metrics.")
+    health_check_refresh: str = _setting(
+        "10m", "CODER_HEALTH_CHECK_REFRESH", "How long a health report is good enough, such as 10m."
+    )
+    health_check_threshold_database: str = _setting(
+        "15ms", "CODER_HEALTH_CHECK_THRESHOLD_DATABASE", "A database that takes longer to answer is warned of."
+    )
     ssh_hostname_prefix: str = _setting("coder.", "CODER_SSH_HOSTNAME_PREFIX", "Host prefix that config-ssh writes.")
     workspace_hostname_suffix: str = _setting("coder", "CODER_WORKSPACE_HOSTNAME_SUFFIX", "Suffix of workspace names.")
     secure_auth_cookie: bool = _setting(False, "CODER_SECURE_AUTH_COOKIE", "Send the session cookie over HTTPS only.")
