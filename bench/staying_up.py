@@ -26,6 +26,8 @@ CUT_SECONDS = 0.9
 SLEEP_SECONDS = 45.0
 """An hour as far as mappings and our own notice of sleep (30 s) are concerned; WireGuard's 180 s are forgotten then."""
 IDLE_SECONDS = 60.0
+REST_SECONDS = 60.0
+"""A session rests 45 s after its last byte (magicsock.constants.RESTING_AFTER)."""
 CUT = """
 table inet cut {{
     chain in {{ type filter hook input priority 0; {what} drop; }}
@@ -96,7 +98,7 @@ def idle(place: Place, plan: Plan) -> Iterator[Row]:
     place.start()
     with _stream(place, 0) as user:
         _keystroke(user)
-        time.sleep(5)
+        time.sleep(REST_SECONDS)
         before = _sent(place)
         time.sleep(IDLE_SECONDS)
         yield Row.of("idle_packets", "packets/s", [(_sent(place) - before) / IDLE_SECONDS])

@@ -364,6 +364,7 @@ class Device:
         effects: list[Effect] = []
         for peer in list(self._peers.values()):
             self._zero(peer, effects)
+            peer.last_handshake_sent = -NEVER  # the first timers after a sleep may have made one just now
             if peer.timers.retransmit_at != NEVER:
                 peer.timers.retransmit_at = now
                 self._rearm(peer)
