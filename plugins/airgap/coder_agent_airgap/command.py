@@ -33,7 +33,7 @@ def check(
     ctx: typer.Context,
     targets: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[URL|HOST[:PORT]]...", help="what to ask about; none = show the rules"),
+        typer.Argument(metavar="[URL|HOST[:PORT]]...", help="what to ask about; none = the rules"),
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:

@@ -1,7 +1,7 @@
 """One entry of the allow-list, and how hosts are compared. Pure.
 
-An entry is a name (``relay.corp.example``), all names below one (``*.corp.example``), an address or a network in CIDR form,
-each followed by ``:port`` where only one port is meant (IPv6 in brackets then).
+An entry is a name (``relay.corp.example``), all names below one (``*.corp.example``), an address or a network in CIDR
+form, each followed by ``:port`` where only one port is meant (IPv6 in brackets then).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def name_of(text: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """`network` or `name` is set; `below`: names below `name`, not itself. `port` 0 = any. `text`: as it was written."""
+    """`network` or `name` is set; `below`: names below `name`, not itself. `port` 0 = any. `text`: as written."""
 
     text: str
     network: Network | None = None

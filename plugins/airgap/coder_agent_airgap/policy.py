@@ -1,8 +1,8 @@
 """What is inside? Pure: no name is looked up to find out.
 
 A *name* is judged as such: the operator listed it, then wherever it leads is inside, or he did not, then it is not even
-looked up. An *address* (written by the user, stated by a relay map, published by a peer) is judged by the networks, also
-when it comes with a name: only what the resolver found for a listed name is inside because of the name.
+looked up. An *address* (written by the user, stated by a relay map, published by a peer) is judged by the networks,
+also when it comes with a name: only what the resolver found for a listed name is inside because of the name.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ PRIVATE = {
     "fc00::/7": "private (RFC 4193)",
     "ff02::/16": "multicast on the link",
 }
-"""What `private` means. Not in it: 100.64.0.0/10 (RFC 6598), which is a provider's network and no longer ours, and every
+"""What `private` means. Not in it: 100.64.0.0/10 (RFC 6598), which is a provider's network and not ours, and every
 form that wraps an IPv4 address for a translator outside (64:ff9b::/96, 2002::/16)."""
 _NETWORKS = [(ip_network(text), words) for text, words in PRIVATE.items()]
 LOCAL_NAME = "localhost"
-"""The one name that may be looked up without being listed: it is in every hosts file (RFC 6761 §6.3). Names below it are
-not, for some resolvers ask DNS about them."""
+"""The one name that may be looked up without being listed: it is in every hosts file (RFC 6761 §6.3). Names below it
+are not, for some resolvers ask DNS about them."""
 
 
 class AirgapPolicy:

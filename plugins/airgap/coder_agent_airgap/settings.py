@@ -19,7 +19,7 @@ class AirgapSettings(BaseModel):
     )
     allow: tuple[str, ...] = Field(
         default=(),
-        description="what is inside beside the coder server: names, *.names, addresses, networks, each with :port if wanted",
+        description="what is inside beside the coder server: names, *.names, addresses, networks; each may have :port",
         json_schema_extra={"env": "CODER_AIRGAP_ALLOW"},
     )
     private: bool = Field(
