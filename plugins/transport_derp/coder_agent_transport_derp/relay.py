@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import cast
 
 import anyio
@@ -20,6 +21,7 @@ from coder_agent.protocols.derp.server import Admission, RelayCore, RelaySetting
 from coder_agent.protocols.derp.session import RelaySession
 from coder_agent.protocols.derp.stream import Arena
 
+from .meta_certificate import meta_certificate
 from .settings import DerpSettings, relay_key
 from .socket_wire import SocketWire
 from .wire import TransportWire, tune
@@ -69,6 +71,10 @@ class DerpRelay:
             f"Derp-Public-Key: {self.core.public.raw.hex()}\r\n"
             "\r\n"
         ).encode()
+
+    def meta_certificate(self) -> str:
+        """PEM of the certificate that lets clients start fast, for behind the TLS chain; good for 30 days."""
+        return meta_certificate(self.core.public, datetime.now(UTC))
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:

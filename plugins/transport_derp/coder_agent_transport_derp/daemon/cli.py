@@ -60,6 +60,7 @@ def derp(
     settings: Settings = ctx.obj.settings.with_flags("derp", given)
     settings = settings.with_flags("transport_derp", {"relay_key_file": key_file})
     options = resolve(settings.section("derp", RelayProgramSettings), settings.section("transport_derp", DerpSettings))
+    settings.egress.trust(settings.section("derp", RelayProgramSettings).coder_url)
     log = logging.getLogger("coder_agent_transport_derp")
     log.setLevel(min(logging.INFO, log.getEffectiveLevel()))
     anyio.run(run_relay, options, settings.network.dial_options())

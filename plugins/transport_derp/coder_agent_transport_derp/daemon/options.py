@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from coder_agent.errors import ConfigError
 
+from ..meta_certificate import load_chain
 from ..settings import DerpSettings
 
 MAX_DRAIN = 3600.0
@@ -76,21 +77,22 @@ class RelayProgramOptions:
     drain: float
     relay: DerpSettings
 
-    def tls(self) -> ssl.SSLContext | None:
-        """A fresh TLS context, None without TLS. Raises ConfigError."""
+    def tls(self, meta: str) -> ssl.SSLContext | None:
+        """A fresh TLS context, None without TLS; `meta` as for `load`. Raises ConfigError."""
         if not self.cert_file:
             return None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION
         context.set_alpn_protocols(["http/1.1"])  # the upgrade does not exist in HTTP/2
-        self.load(context)
+        self.load(context, meta)
         return context
 
-    def load(self, context: ssl.SSLContext) -> None:
-        """Read the certificate into a context, also one in use: new connections get the new one."""
+    def load(self, context: ssl.SSLContext, meta: str) -> None:
+        """Read the certificate into a context, also one in use: new connections get the new one, and behind it `meta`
+        (PEM), which lets clients start fast."""
         try:
-            context.load_cert_chain(self.cert_file, self.key_file)
+            load_chain(context, self.cert_file, self.key_file, meta)
         except OSError as exc:  # ssl.SSLError is one
             raise ConfigError(
                 f"the certificate {self.cert_file} with the key {self.key_file} cannot be used: "

@@ -18,6 +18,7 @@ from coder_agent.errors import ConfigError
 from coder_agent.hooks.interfaces import DialOptions
 from coder_agent.stun_responder import serve_stun
 
+from ..meta_certificate import RENEW_SECONDS
 from ..relay import DerpRelay
 from ..tls_server import TlsGate
 from .admission import Gate, UrlVerifier
@@ -71,8 +72,9 @@ class RelayProgram:
         if self._gate is None:
             return
         try:
-            self.options.tls()  # on a context of its own first: a bad file must not end up in the one in use
-            self.options.load(self._gate.context)
+            meta = self.relay.meta_certificate()
+            self.options.tls(meta)  # on a context of its own first: a bad file must not end up in the one in use
+            self.options.load(self._gate.context, meta)
             log.info("the certificate was read again")
         except ConfigError as exc:
             log.error("the old certificate stays in force: %s", exc.message)
@@ -93,8 +95,8 @@ class RelayProgram:
 async def open_relay(options: RelayProgramOptions, dial: DialOptions) -> AsyncIterator[RelayProgram]:
     """Serve while the block runs. Raises ConfigError (port taken, bad certificate) before anything is served."""
     loop = asyncio.get_running_loop()
-    tls = options.tls()
     relay = DerpRelay.from_settings(options.relay)
+    tls = options.tls(relay.meta_certificate())
     verifier = UrlVerifier(options.verify_url, options.verify_fail_open, dial) if options.verify_url else None
     door = Door(relay, token=options.token)
     async with AsyncExitStack() as stack:
@@ -116,6 +118,7 @@ async def open_relay(options: RelayProgramOptions, dial: DialOptions) -> AsyncIt
         stack.callback(tasks.cancel_scope.cancel)
         stack.callback(_cancel, door)
         _furnish(program, tasks)
+        tasks.start_soon(_renew, program)
         for url in options.mesh_with:
             dialer = MeshDialer(relay.core, options.mesh_key or b"", url, dial)
             program.mesh.append(dialer)
@@ -139,6 +142,13 @@ def _furnish(program: RelayProgram, tasks: anyio.abc.TaskGroup) -> None:
         "Draining" if program.draining else "Running",
         lambda: clock() - program.started,
     )
+
+
+async def _renew(program: RelayProgram) -> None:
+    """The certificate for fast start has an end; and whoever renews the real one may forget the signal."""
+    while True:
+        await anyio.sleep(RENEW_SECONDS)
+        program.reload()
 
 
 def _cancel(door: Door) -> None:
