@@ -37,6 +37,7 @@ def node_config(host: PluginHost, settings: Settings, dial: DialOptions) -> Node
         rules=rules,
         listen_port=network.listen_port,
         birthday=network.birthday,
+        large_packets=network.large_packets,
         force_websockets=network.force_websockets,
         dial=dial,
         vector=None if network.vector else False,

@@ -221,6 +221,9 @@ MTU_PROBE_INTERVAL = 300.0
 MTU_ROUNDS = 3
 """A new path, or one that was suspected, is probed so many times, with the heartbeats: a lost probe may be chance.
 Source: RFC 8899 §5.1.2 (MAX_PROBES)."""
+MTU_REPAIR = 0.5
+"""After a suspicion the path's losses are not held against it for so long and two round trips: they are being repaired.
+Short, for a path that is really bad has to be left within 3 s. Ours."""
 MTU_CALM = 30.0
 """After this long without a suspicion the next one is the first again. Ours."""
 TUNNEL_MTU_SAFE = 1280

@@ -64,6 +64,8 @@ class MtuProber:
             state.pause = min(max(2 * state.pause, c.DOUBT_PAUSE), c.HINT_PAUSE_MAX)
         else:
             state.pause = 0.0
+            if peer.best is not None:
+                peer.quality.excuse(now + c.MTU_REPAIR + 2 * peer.best.latency)
         state.suspected_at = now
         state.hold_until = now + state.pause
         self._begin(peer, state.path, now)

@@ -68,6 +68,11 @@ class Quality:
         self.direct = UNKNOWN
         self.forget()
 
+    def excuse(self, until: float) -> None:
+        """What was lost lately was too large, and is being sent again: it says nothing about the path."""
+        self._windows.clear()
+        self._settle_until = max(self._settle_until, until)
+
     def note(self, flow: Flow, best: PathQuality, relay: RelayQuality, policy: CarrierPolicy, now: float) -> bool:
         """Take in how the traffic goes. True if another way carries it from now on."""
         self._backlog = self._backlog or flow.has_backlog

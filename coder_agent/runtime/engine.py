@@ -19,7 +19,7 @@ from ..base.addresses import AddrPort
 from ..base.burst import Burst
 from ..base.keys import NodePublic
 from ..base.paths import DerpPath, Path, UdpPath
-from ..hooks.interfaces import DirectTransport, RelayTransport, Transport
+from ..hooks.interfaces import DirectTransport, MeasuringTransport, RelayTransport, Transport
 from ..magicsock.core import Magicsock, Route
 from ..magicsock.demux import PacketKind, classify, classify_burst
 from ..magicsock.effects import (
@@ -412,10 +412,13 @@ class Engine:
 
     def _send_raw(self, effect: SendRaw) -> None:
         transport: Transport | None = self.direct if isinstance(effect.path, UdpPath) else self.relay
+        packet = Burst.of(effect.data)
         if self.tap is not None:
             self.tap("disco", effect.data)
-        send = getattr(transport, "send_whole" if effect.whole else "send", None)
-        if send is None or not send(Burst.of(effect.data), effect.path):
+        if effect.whole:
+            if not isinstance(transport, MeasuringTransport) or not transport.send_whole(packet, effect.path):
+                self.counters["dropped-probe"] += 1  # too large for the local link, mostly: that is an answer, too
+        elif transport is None or not transport.send(packet, effect.path):
             self.counters["dropped-raw"] += 1
 
     # ------------------------------------------------------------ time

@@ -22,6 +22,7 @@ class Counters:
     tx_full: int = 0
     tx_lost_denied: int = 0
     tx_lost_too_big: int = 0
+    tx_probes_refused: int = 0
     tx_lost_unreachable: int = 0
     tx_lost_no_socket: int = 0
     tx_lost_other: int = 0

@@ -35,7 +35,7 @@ _DENIED = {errno.EPERM, errno.EACCES}
 """A local firewall's verdict (Linux OUTPUT drop): a lost packet, nothing more."""
 
 Unreachable = Callable[[UdpPath, OSError], None]
-"""Told, during the send, that a path is dead."""
+"""Told, during the send, that a path is dead, or (EMSGSIZE) takes smaller packets only."""
 
 
 @lru_cache(maxsize=256)
@@ -77,6 +77,11 @@ class Sender:
                 self._rest = (burst, sockaddr, path)  # the kernel changed its mind: nothing was taken
         return not self._blocked
 
+    def note_passed(self, size: int, sockaddr: SockAddr) -> None:
+        """The kernel took a packet of `size` bytes unfragmented: so it will take such segments, whatever it said."""
+        if size >= self._too_big.get(sockaddr, _TOO_BIG):
+            del self._too_big[sockaddr]
+
     def _send_segmented(self, burst: Burst, sockaddr: SockAddr, path: UdpPath) -> bool:
         control = _segment_size(burst.length)
         step = min(MAX_SEGMENTS, MAX_PAYLOAD // burst.length)
@@ -87,7 +92,7 @@ class Sender:
             except (BlockingIOError, InterruptedError):
                 return self._full(burst, first, sockaddr, path)
             except OSError as error:
-                if not self._refused(error, burst.length, sockaddr):
+                if not self._refused(error, burst.length, sockaddr, path):
                     return self._lost(error, burst.count - first, path)
                 return self._send_rows(burst, first, sockaddr, path)
             self._counters.tx_calls += 1
@@ -131,14 +136,16 @@ class Sender:
         self._rest = (rest.copy(), sockaddr, path)
         return True
 
-    def _refused(self, error: OSError, segment: int, sockaddr: SockAddr) -> bool:
-        """Was it the segmentation that the kernel refused? Remember for which segments not to ask again."""
+    def _refused(self, error: OSError, segment: int, sockaddr: SockAddr, path: UdpPath) -> bool:
+        """Was it the segmentation that the kernel refused? Remember for which segments not to ask again; whoever chose
+        their size is told."""
         if error.errno == errno.EIO:  # a network card without checksum offload, or IPsec: the socket's way for good
             self._gso = False
         elif error.errno in _PATH_REFUSES_GSO:
             if len(self._too_big) >= REFUSALS_REMEMBERED:
                 self._too_big.clear()
             self._too_big[sockaddr] = min(segment, self._too_big.get(sockaddr, segment))
+            self._unreachable(path, error if error.errno == errno.EMSGSIZE else OSError(errno.EMSGSIZE, "too long"))
         else:
             return False
         self._counters.gso_refused += 1

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .addresses import SockAddr
 from .settings import UdpSettings
 
 log = logging.getLogger(__name__)
@@ -20,6 +21,9 @@ SO_RCVBUFFORCE = 33
 """Linux numbers that the socket module does not export. Source: linux/udp.h, asm-generic/socket.h."""
 
 _LINUX = sys.platform == "linux"
+_MTU_DISCOVER = {socket.AF_INET: (socket.IPPROTO_IP, 10), socket.AF_INET6: (socket.IPPROTO_IPV6, 23)}
+_FORBID_FRAGMENTS = 2
+"""IP_MTU_DISCOVER and IPV6_MTU_DISCOVER with the value IP_PMTUDISC_DO. Source: linux/in.h, linux/in6.h."""
 
 
 @dataclass(slots=True)
@@ -122,4 +126,24 @@ def _enable_gro(sock: socket.socket) -> bool:
         sock.setsockopt(SOL_UDP, UDP_GRO, 1)
     except OSError:
         return False
+    return True
+
+
+def send_unfragmented(sock: socket.socket, packet: memoryview, sockaddr: SockAddr) -> bool:
+    """Send one packet that the kernel may not cut up, nor any router (IPv4's DF). False = not sent: it is too large for
+    the local link (or for the path, as far as the kernel knows that), or this system cannot promise it.
+
+    Data may be cut up by the kernel where an interface is too narrow for it, so the option is on for this call only.
+    """
+    if not _LINUX:
+        return False
+    level, option = _MTU_DISCOVER[sock.family]
+    usual = sock.getsockopt(level, option)
+    sock.setsockopt(level, option, _FORBID_FRAGMENTS)
+    try:
+        sock.sendto(packet, sockaddr)
+    except OSError:
+        return False
+    finally:
+        sock.setsockopt(level, option, usual)
     return True

@@ -17,13 +17,13 @@ from coder_agent.base.burst import Burst
 from coder_agent.base.paths import Path, UdpPath
 from coder_agent.hooks import PacketSink, TransportContext
 
-from .addresses import AddressBook, PathNames
+from .addresses import AddressBook, PathNames, SockAddr
 from .counters import Counters
 from .loops import Loop, open_loop
 from .receiver import BUFFER_BYTES, Receiver
 from .sender import Sender
 from .settings import UdpSettings
-from .sockets import BoundSocket, grow_buffers, open_small_socket, open_socket
+from .sockets import BoundSocket, grow_buffers, open_small_socket, open_socket, send_unfragmented
 
 log = logging.getLogger(__name__)
 
@@ -68,21 +68,28 @@ class UdpTransport:
 
     def send(self, burst: Burst, path: Path) -> bool:
         """Send now, without waiting; False = the socket is full and nothing was taken."""
-        target = self._book.target(path.addr) if isinstance(path, UdpPath) else None
-        link = None if target is None else self._v6 if target.is_ipv6 else self._v4
-        if isinstance(path, UdpPath) and path.local:
-            link = self._extra.get(path.local)
-        if target is None or link is None or not isinstance(path, UdpPath):
+        found = self._find(path)
+        if found is None or not isinstance(path, UdpPath):
             self._counters.tx_lost_no_socket += burst.count
             return True
+        link, target = found
         sender = link.sender
         if sender.is_full():
             self._counters.tx_full += 1
             return False
-        taken = sender.send(burst, target.sockaddr, path)
+        taken = sender.send(burst, target, path)
         if sender.is_full():
             self._wait_writable(link)
         return taken
+
+    def send_whole(self, burst: Burst, path: Path) -> bool:
+        """Send a burst of one packet unfragmented (it measures the path); False = that cannot be done."""
+        found = self._find(path)
+        if found is None or not send_unfragmented(found[0].bound.sock, burst.row(0), found[1]):
+            self._counters.tx_probes_refused += 1
+            return False
+        found[0].sender.note_passed(burst.last, found[1])
+        return True
 
     def bound_ports(self) -> tuple[int | None, int | None]:
         """Local ports, IPv4 and IPv6."""
@@ -138,6 +145,14 @@ class UdpTransport:
             self._close_link(link)
         self._v4 = self._v6 = None
         self._extra.clear()
+
+    def _find(self, path: Path) -> tuple[_Link, SockAddr] | None:
+        """The socket for a path, and how it calls the other end."""
+        target = self._book.target(path.addr) if isinstance(path, UdpPath) else None
+        if target is None or not isinstance(path, UdpPath):
+            return None
+        link = self._extra.get(path.local) if path.local else self._v6 if target.is_ipv6 else self._v4
+        return None if link is None else (link, target.sockaddr)
 
     def _close_link(self, link: _Link) -> None:
         link.receiver.close()
