@@ -153,6 +153,7 @@ class Agent:
         node.start_soon(self._reporter.run, node, self._book.known)
         node.on_self_changed = self._link.update_self
         node.on_woke = self._link.reconnect
+        node.on_link_changed = self._link.link_changed
         self._add_addresses(node, self._manifest.agent_id)
         if self._derp_map is not None:
             node.set_derp_map(self._derp_map)

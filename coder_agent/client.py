@@ -136,6 +136,7 @@ class _Session:
         self.link.add_tunnel(agent.id)
         node.on_self_changed = self.link.update_self
         node.on_woke = self.link.reconnect
+        node.on_link_changed = self.link.link_changed
         self.link.update_self(node.self_node())
 
     def on_derp_map(self, derp_map: DerpMap) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from .runtime.dial import CertificateNotTrusted, Endpoint, dial, open_socket, proxy_for
 from .runtime.header_command import headers_of
 from .runtime.http import ApiClient, HttpResponse, merge_headers, request
+from .runtime.link_watch import is_ours
 from .runtime.sockets import Target, in_turn, resolve
 from .runtime.tls import tls_context
 from .runtime.websocket import WebSocketStream, open_websocket
@@ -25,6 +26,7 @@ __all__ = [
     "dial",
     "headers_of",
     "in_turn",
+    "is_ours",
     "merge_headers",
     "open_socket",
     "open_websocket",

@@ -58,6 +58,7 @@ from .protocols.wireguard.device import Device
 from .runtime.background import background
 from .runtime.candidates import CandidateHub
 from .runtime.engine import SLEPT, Cores, Engine, Tap
+from .runtime.link_watch import LinkChange, watch_links
 from .runtime.streams import TunnelStream as TunnelStream
 
 log = logging.getLogger(__name__)
@@ -127,6 +128,9 @@ class TailnetNode:
         self.home = 0
         self.engine = Engine(engine_parts, self, asyncio.get_running_loop())
         self.on_self_changed: Callable[[Node], None] = lambda node: None
+        self.on_link_changed: Callable[[], None] = lambda: None
+        """Called when the network under us changed: what the node does not own (the control connection) is to be
+        looked after."""
         self.on_woke: Callable[[], None] = lambda: None
         """Called after the machine slept: what the node does not own (the control connection) is to be made anew."""
         self.on_session_ready: Callable[[NodePublic], None] = lambda peer: None
@@ -381,6 +385,7 @@ class TailnetNode:
 
     def path_updated(self, update: PathUpdate) -> None:
         """The path core changed its mind about a peer."""
+        log.debug("path to %s: %s (%s)", update.peer.short, update.path or "none", update.reason)
         self._path_changed.set()
         self._path_changed = anyio.Event()
         self.emit(PathChanged(update.peer, update.kind, update.path, update.previous, update.reason, update.latency))
@@ -527,6 +532,7 @@ class TailnetNode:
                 exits.callback(lambda: log.debug("counters: %s", self.engine.all_counters()))
                 self._start_hub(self._tasks)
                 self._tasks.start_soon(self._watch_sleep)
+                self._tasks.start_soon(watch_links, self._link_changed)
                 self._tasks.start_soon(watch_verdicts, self)
                 yield self
                 await self.drain()
@@ -562,6 +568,14 @@ class TailnetNode:
                 self.engine.woke()
                 self.on_woke()
             before = now
+
+    def _link_changed(self, what: LinkChange) -> None:
+        """Other addresses of ours are offered at once; what was learnt is forgotten only if we now are elsewhere."""
+        log.info("the network changed (%s)", what)
+        self.engine.link_changed(way_out=what is LinkChange.WAY_OUT)
+        self.on_link_changed()
+        if self._hub is not None:
+            self._hub.refresh("link-change")
 
     def _stop_home_timer(self) -> None:
         if self._home_timer is not None:

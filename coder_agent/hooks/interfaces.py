@@ -119,6 +119,11 @@ class RelayTransport(Transport, Protocol):
         """Connections may be dead without a sign (the machine slept): replace those that are needed, close the rest."""
         ...
 
+    def link_changed(self) -> None:
+        """The network under us changed: connections whose own address is gone are dead, others may be. Replace the
+        former at once, and the latter if the relay does not answer within a few seconds; end every pause."""
+        ...
+
     def keep_warm(self, region: int) -> None:
         """Data may be sent through `region` from one moment to the next: connect now if need be, and count this as a
         use. Called every few seconds while it holds."""

@@ -32,8 +32,8 @@ class CandidateHub:
     """What all candidate sources of one node said, as one ordered list without duplicates.
 
     `changed` is called after every publication, also an unchanged one: fresh endpoints are what a call-me-maybe waits
-    for. `measured` is called when a latency or the kind of our NAT became known, `moved` when the addresses of our
-    interfaces changed (another network, a VPN, waking up elsewhere) or a source asked for a rebind. `peers` says whom
+    for. `measured` is called when a latency or the kind of our NAT became known, `moved` when a
+    source asked for a rebind (that our addresses changed the node notices itself: link_watch.py). `peers` says whom
     the node, whose key is `key`, knows; `suggested` takes all addresses at which sources saw a peer. `rules` may
     silence all sources, or all IPv6, until `set_rules` says otherwise; nothing is sent to what `egress` forbids.
     """
@@ -155,10 +155,7 @@ class CandidateHub:
                 await self._rules_changed.wait()
 
     def _publish(self, source: str, candidates: tuple[Candidate, ...]) -> None:
-        before = self._local()
         self._published[source] = candidates
-        if before and self._local() != before:
-            self._moved()
         self._changed()
 
     def _suggest(self, source: str, peer: NodePublic, endpoints: Sequence[AddrPort]) -> None:
@@ -169,10 +166,6 @@ class CandidateHub:
             return
         by_source[source] = tuple(endpoints)
         self._suggested(peer, tuple(dict.fromkeys(addr for said in by_source.values() for addr in said)))
-
-    def _local(self) -> frozenset[str]:
-        """Hosts of our interfaces. Ports do not count: they change by our own rebinding."""
-        return frozenset(c.addr.host for c in self.candidates() if c.kind is CandidateKind.LOCAL)
 
     async def _run_source(self, source: CandidateSource) -> None:
         while True:

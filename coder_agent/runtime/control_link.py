@@ -38,6 +38,7 @@ from .backoff import Backoff
 from .coordination_stream import CoordinationStream, Wishes
 from .dial import CertificateNotTrusted
 from .http import TOKEN_HEADER, NotACoderServer
+from .link_watch import is_ours
 from .race import race
 from .rpc import RpcConnection
 from .websocket import WebSocketStream, open_websocket
@@ -55,6 +56,9 @@ STABLE_AFTER = 10.0
 """Seconds a connection must have lived for the next one to be tried at once."""
 GOODBYE_TIMEOUT = {"client": 1.0, "agent": 5.0}
 """Seconds for the server to take our leave, as stock programs allow."""
+LINK_PATIENCE = 3.0
+"""Seconds for the server to answer after the network under us changed (as tailscale's relay client, magicsock/derp.go
+maybeCloseDERPsOnRebind)."""
 _REFRESH_FALLBACK = 1800.0  # seconds; for a server that names no interval (controllers.go)
 
 
@@ -121,6 +125,9 @@ class ControlLink:
         self._backoff = Backoff(0.1 if self._reporter else 0.05, BACKOFF_CEILING)
         self._leaving = anyio.Event()
         self._stale = anyio.Event()
+        self._doubted = anyio.Event()
+        self._hurry = anyio.Event()
+        self._stream: WebSocketStream | None = None
         self._finished = anyio.Event()
         self._ever_linked = False
         self._linked = False
@@ -172,6 +179,16 @@ class ControlLink:
         """The connection may be dead without a sign (the machine slept): make a new one now."""
         self._stale.set()
 
+    def link_changed(self) -> None:
+        """The network under us changed: a connection from an address that we no longer have is made anew at once, and
+        so is one that does not answer soon; a pause between two attempts ends."""
+        self._backoff.reset()
+        self._hurry.set()
+        if self._stream is None or not is_ours(self._stream.local_address):
+            self._stale.set()
+        else:
+            self._doubted.set()
+
     async def aclose_gracefully(self) -> None:
         """Tell the server that we leave for good; returns when `run` has ended (bound it with a time-out)."""
         self._leave()
@@ -208,8 +225,9 @@ class ControlLink:
                 self._linked = False  # on purpose: nobody needs to hear of it
             if anyio.current_time() - began > STABLE_AFTER:
                 self._backoff.reset()
+            self._hurry = anyio.Event()
             with anyio.move_on_after(self._backoff.next()):
-                await self._leaving.wait()
+                await race(self._leaving.wait, self._hurry.wait)
 
     def _is_final(self, error: CoderAgentError) -> bool:
         if isinstance(error, ApiError):
@@ -270,8 +288,39 @@ class ControlLink:
         await race(dial, self._leaving.wait, stale.wait)
         if stream is None:
             return
-        async with RpcConnection(stream, client=True, settings=KEEPALIVE) as connection:
-            await race(lambda: _broken(connection), lambda: self._work(connection), lambda: _renewed(stale))
+        await self._converse(stream, stale)
+
+    async def _converse(self, stream: WebSocketStream, stale: anyio.Event) -> None:
+        alive = anyio.Event()
+
+        def note_alive(_round_trip: float) -> None:
+            nonlocal alive
+            alive.set()
+            alive = anyio.Event()
+
+        async def watch_doubts() -> None:
+            """Ends when the server does not answer after the network changed."""
+            while True:
+                await self._doubted.wait()
+                self._doubted = anyio.Event()
+                connection.ping()
+                with anyio.move_on_after(LINK_PATIENCE) as patience:
+                    await alive.wait()
+                if patience.cancelled_caught:
+                    await stream.abort()
+                    raise TransportBroken("the server has not answered since the network changed")
+
+        async def renew() -> None:
+            await stale.wait()
+            await stream.abort()  # a goodbye would only wait for an answer that does not come
+            raise TransportBroken("this machine slept or has another address: connecting again")
+
+        self._stream, self._doubted = stream, anyio.Event()
+        try:
+            async with RpcConnection(stream, client=True, settings=KEEPALIVE, on_alive=note_alive) as connection:
+                await race(lambda: _broken(connection), lambda: self._work(connection), watch_doubts, renew)
+        finally:
+            self._stream = None
 
     async def _work(self, connection: RpcConnection) -> None:
         reporter = self._reporter
@@ -344,11 +393,6 @@ class ControlLink:
         self._resume_token = answer.token
         seconds = answer.refresh_in.seconds + answer.refresh_in.nanos / 1e9
         return seconds if seconds > 0 else _REFRESH_FALLBACK
-
-
-async def _renewed(stale: anyio.Event) -> None:
-    await stale.wait()
-    raise TransportBroken("this machine slept: connecting again")
 
 
 async def _broken(connection: RpcConnection) -> None:

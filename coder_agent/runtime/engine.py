@@ -19,7 +19,7 @@ from ..base.addresses import AddrPort
 from ..base.burst import Burst
 from ..base.keys import NodePublic
 from ..base.paths import DerpPath, Path, UdpPath
-from ..hooks.interfaces import DirectTransport, MeasuringTransport, RelayTransport, Transport
+from ..hooks.interfaces import DirectTransport, RelayTransport, Transport
 from ..magicsock.core import Magicsock, Route
 from ..magicsock.demux import PacketKind, classify, classify_burst
 from ..magicsock.effects import (
@@ -187,6 +187,15 @@ class Engine:
         if self.direct is not None:
             self.direct.rebind()
         self.apply(self.magicsock.rebound(self._scheduler.time()))
+
+    def link_changed(self, *, way_out: bool) -> None:
+        """Addresses of this machine came or went; `way_out`: and packets leave it another way than before. Relay
+        connections may be dead without a sign; direct paths are, if the way out is another."""
+        self.counters["link-changes"] += 1
+        if self.relay is not None:
+            self.relay.link_changed()
+        if way_out:
+            self.rebind("link-change")
 
     def woke(self) -> None:
         """The machine slept, or this process was stopped: sessions, mappings and the relay's connections are dead or
@@ -412,13 +421,10 @@ class Engine:
 
     def _send_raw(self, effect: SendRaw) -> None:
         transport: Transport | None = self.direct if isinstance(effect.path, UdpPath) else self.relay
-        packet = Burst.of(effect.data)
         if self.tap is not None:
             self.tap("disco", effect.data)
-        if effect.whole:
-            if not isinstance(transport, MeasuringTransport) or not transport.send_whole(packet, effect.path):
-                self.counters["dropped-probe"] += 1  # too large for the local link, mostly: that is an answer, too
-        elif transport is None or not transport.send(packet, effect.path):
+        send = getattr(transport, "send_whole" if effect.whole else "send", None)
+        if send is None or not send(Burst.of(effect.data), effect.path):
             self.counters["dropped-raw"] += 1
 
     # ------------------------------------------------------------ time

@@ -74,6 +74,17 @@ class WebSocketStream:
         finally:
             await anyio.aclose_forcefully(self._stream)
 
+    @property
+    def local_address(self) -> tuple[object, ...]:
+        """Our end's socket address; () if that is no TCP connection."""
+        address = self._stream.extra(anyio.abc.SocketAttribute.local_address, ())
+        return tuple(address) if isinstance(address, tuple) else ()
+
+    async def abort(self) -> None:
+        """Close at once: nobody is there any more to whom one could say goodbye."""
+        self._closed = True
+        await anyio.aclose_forcefully(self._stream)
+
     async def handshake(self, headers: Mapping[str, str]) -> None:
         """Open. Raises ApiError, Unauthenticated, CoordinationError (refused), TransportBroken."""
         request = self._protocol.connect()

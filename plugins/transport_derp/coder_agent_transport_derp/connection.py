@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import Iterator
 from typing import Protocol, cast
@@ -12,7 +13,9 @@ import anyio
 from coder_agent.base.burst import Burst
 from coder_agent.base.keys import NodePublic
 from coder_agent.errors import CoderAgentError, TransportBroken, TransportClosed
+from coder_agent.http import is_ours
 from coder_agent.protocols.derp.client import ClientEvent, DerpClient, LoggedIn, PacketsReceived
+from coder_agent.protocols.derp.frames import PING_SIZE
 
 from .carrier import Carrier, UpgradeRefused
 from .tls import Check
@@ -22,6 +25,8 @@ SCRATCH_BYTES = 64 << 10
 """Receive buffer while HTTP or WebSocket framing is still around the stream."""
 SMALL_BYTES = 4 << 10
 """Disco, handshakes and ACKs of this size are taken even behind bulk that waits for the network …"""
+LINK_PATIENCE = 3.0
+"""Seconds for the relay to answer after the network under us changed (magicsock/derp.go, maybeCloseDERPsOnRebind)."""
 HARD_LIMIT = 512 << 10
 """… up to this much waiting."""
 
@@ -44,6 +49,8 @@ class RelayConnection(asyncio.BufferedProtocol):
         self.lost = anyio.Event()
         self.error: CoderAgentError | None = None
         self.written_at = 0.0
+        self.silent_at: float | None = None
+        """When the connection counts as dead unless something comes: set after the network changed."""
         self._carrier = carrier
         self._listener = listener
         self._check = check
@@ -69,6 +76,19 @@ class RelayConnection(asyncio.BufferedProtocol):
         if data is not None:
             self._write(data)
         return True
+
+    def link_changed(self) -> None:
+        """The network under us changed. A connection from an address that we no longer have is dead at once; another
+        one if the relay says nothing until `silent_at`."""
+        assert self._wire is not None
+        address = self._wire.transport.get_extra_info("sockname")
+        if isinstance(address, tuple) and not is_ours(address):
+            self.close(TransportBroken("this machine no longer has the address of the relay connection"))
+            return
+        if self.silent_at is None:
+            self.silent_at = self._clock() + LINK_PATIENCE
+        self.client.ping(os.urandom(PING_SIZE))
+        self.flush()
 
     def flush(self) -> None:
         """Write what the core has to say."""
@@ -106,6 +126,7 @@ class RelayConnection(asyncio.BufferedProtocol):
         if self.error is not None:
             return
         now = self._clock()
+        self.silent_at = None
         try:
             if self._carrier.raw:
                 self._handle(self.client.received(nbytes, now))

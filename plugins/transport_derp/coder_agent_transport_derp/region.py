@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import ssl
@@ -28,6 +29,8 @@ from .carrier import Carrier, UpgradeCarrier, UpgradeRefused, WebSocketCarrier
 from .connection import RelayConnection
 from .dial import connect, endpoint_of
 from .tls import trust
+
+log = logging.getLogger(__name__)
 
 LOGIN_BUDGET = 10.0
 """Seconds for TCP, TLS, HTTP and login together (derphttp_client.go, connect)."""
@@ -75,6 +78,8 @@ class Region:
         self._announced: tuple[bool, str] | None = None
         self._paths: dict[NodePublic, DerpPath] = {}
         self._warm_until = float("-inf")
+        self._attempt = anyio.CancelScope()  # the dialling that is going on
+        self._hurry = anyio.Event()  # ends the pause between two attempts
         self._refused_because = ""  # why a WebSocket is being tried
 
     # ------------------------------------------------------------ for the transport
@@ -110,6 +115,15 @@ class Region:
         if self._is_wanted:
             self.wake()
 
+    def link_changed(self) -> None:
+        """The network under us changed: doubt what is connected, begin every dial anew, wait no more."""
+        if self.connection is not None:
+            self.connection.link_changed()
+        self._attempt.cancel()
+        self._hurry.set()
+        if self._is_wanted:
+            self.wake()
+
     @property
     def _is_wanted(self) -> bool:
         """Is there a reason to dial, if we are not connected?"""
@@ -138,6 +152,8 @@ class Region:
             return
         if now >= connection.client.deadline():
             connection.close(TransportBroken("the relay has been silent for too long"))
+        elif connection.silent_at is not None and now >= connection.silent_at:
+            connection.close(TransportBroken("the relay has not answered since the network changed"))
         elif idle_after is not None and not self.home and now - self._used_at(connection) >= idle_after:
             self._shared.counters["idle_closed"] += 1
             connection.close(TransportClosed("not used any more"))
@@ -192,15 +208,19 @@ class Region:
                     failures = 1 if anyio.current_time() - started >= STABLE_AFTER else failures + 1
                     if not self.home and not isinstance(reason, TransportClosed):
                         self._drop_queue("dial-failed")
-                    await anyio.sleep(backoff(failures))
+                    self._hurry = anyio.Event()
+                    with anyio.move_on_after(backoff(failures)):
+                        await self._hurry.wait()
+                        failures = 0
         finally:
             self._scope = None
 
     async def _live_once(self) -> CoderAgentError | None:
         """Dial, log in, and wait for the end. The answer says why it ended; None = another way is worth a try."""
         tried_websocket = self._uses_websocket
+        connection: RelayConnection | None = None
         try:
-            with anyio.fail_after(LOGIN_BUDGET):
+            with anyio.CancelScope() as self._attempt, anyio.fail_after(LOGIN_BUDGET):
                 connection = await self._dial()
         except TimeoutError:
             return self._failed(TransportBroken(f"no login within {LOGIN_BUDGET:.0f} s"))
@@ -212,6 +232,8 @@ class Region:
                 self._down(f"falling back to WebSocket: {exc.message}")
                 return None
             return self._failed(exc)
+        if connection is None:  # the network changed: what began in the old one may wait for nothing
+            return None
         if self._refused_because:  # and a WebSocket passes: it is kept, for good
             self._shared.websocket_reasons[self.id] = self._refused_because
             self._refused_because = ""
@@ -319,7 +341,13 @@ class Region:
         """Tell observers, but not the same twice: a home that is down is dialled every few seconds."""
         if self._announced != (connected, reason):
             self._announced = (connected, reason)
+            log.debug("relay region %d: %s", self.id, reason or "connected")
             self._shared.context.emit(RelayChanged(self.id, connected, reason))
+            log.info(
+                "relay region %d: %s",
+                self.id,
+                f"connected{reason and f' by WebSocket: {reason}'}" if connected else reason,
+            )
 
     # ------------------------------------------------------------ the queue before the connection
 

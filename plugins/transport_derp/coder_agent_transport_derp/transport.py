@@ -98,6 +98,11 @@ class DerpTransport:
         for region in self._regions.values():
             region.reconnect(reason)
 
+    def link_changed(self) -> None:
+        """The network under us changed: what is dead is dialled anew at once, what may be dead within seconds."""
+        for region in self._regions.values():
+            region.link_changed()
+
     def keep_warm(self, region: int) -> None:
         """Dial `region` if need be, and do not let it go idle for another minute."""
         found = self._regions.get(region)

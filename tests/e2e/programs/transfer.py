@@ -15,6 +15,7 @@ import time
 import anyio
 
 import coder_agent
+from coder_agent.base.paths import PathKind
 from coder_agent.client import Workspace
 from coder_agent.errors import CoderAgentError
 from coder_agent.node import TunnelStream
@@ -90,13 +91,14 @@ def expected(size: int) -> str:
 
 
 async def watch_path(workspace: Workspace) -> None:
-    """Tell when the path changes."""
-    last = ""
+    """Tell when the path changes; `addr` is the direct one's."""
+    last = None
     while True:
         status = workspace.path()
-        if (now := status.kind.value) != last:
+        addr = str(status.addr) if status.kind is PathKind.DIRECT else ""
+        if (now := (status.kind.value, addr)) != last:
             last = now
-            say("path", kind=now, at=time.monotonic())
+            say("path", kind=status.kind.value, addr=addr, at=time.monotonic())
         await anyio.sleep(0.02)
 
 
