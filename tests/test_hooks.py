@@ -8,11 +8,13 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, null
 from typing import Literal
 
 import anyio.abc
+import pytest
 
 from coder_agent.base.addresses import AddrPort
 from coder_agent.base.derp_map import DerpMap
 from coder_agent.base.keys import NodePublic
 from coder_agent.base.paths import PathPolicy, PathQuality
+from coder_agent.errors import PluginContractError
 from coder_agent.hooks import (
     AgentService,
     Authenticator,
@@ -21,9 +23,11 @@ from coder_agent.hooks import (
     CommandSpec,
     ControlChanged,
     DerpMapSource,
+    EgressPolicy,
     Event,
     Identity,
     PeerChanged,
+    Purpose,
     RelayBackend,
     ServerContext,
     Settings,
@@ -31,6 +35,7 @@ from coder_agent.hooks import (
     Transport,
     TransportContext,
     TransportFactory,
+    Verdict,
     hookimpl,
 )
 from coder_agent.hooks.contract import HOOKS
@@ -117,6 +122,34 @@ def test_hook_coder_path_policy() -> None:
     assert policy is not None
     assert policy.better(PathQuality(AddrPort("192.0.2.1", 1), 0.1), None)
     assert host_of(object()).path_policy(SETTINGS) is None
+
+
+def test_hook_coder_egress_policy() -> None:
+    class Nobody:
+        name = "nobody"
+
+        def judge(self, host: str, address: str | None, port: int, purpose: Purpose) -> Verdict:
+            return Verdict(False, "nobody is to be talked to")
+
+        def trust(self, host: str, reason: str) -> None:
+            raise NotImplementedError
+
+    class Plugin:
+        @hookimpl
+        def coder_egress_policy(self, settings: Settings) -> EgressPolicy:
+            return Nobody()
+
+    class Broken:
+        @hookimpl
+        def coder_egress_policy(self, settings: Settings) -> EgressPolicy:
+            raise ValueError("no rules found")
+
+    assert host_of(object()).egress_policy(SETTINGS) is None
+    settings = load_settings(host_of(Plugin()))
+    assert not settings.network.dial_options().egress.allows("example.com", 443, Purpose.CONNECT)
+    assert settings.network.dial_options().egress is settings.egress
+    with pytest.raises(PluginContractError, match="no rules found"):  # a wall that broke is no door
+        load_settings(host_of(Broken())).network.dial_options()
 
 
 def test_hook_coder_derp_map_sources() -> None:

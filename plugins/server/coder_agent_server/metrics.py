@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric, UnknownMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric, UnknownMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+
+from coder_agent.hooks import Purpose
 
 from .deployment import Deployment
 
@@ -32,6 +34,7 @@ class DeploymentCollector(Collector):
             "coder_server_coordinator_peers", "Peers with a Coordinate stream.", len(server.coordinator.peers())
         )
         yield from self._health()
+        yield from self._refused()
         for name, value in sorted((server.relay.metrics() if server.relay is not None else {}).items()):
             yield UnknownMetricFamily(f"coder_relay_{name}", f"The relay's own figure {name!r}.", value)
 
@@ -49,6 +52,18 @@ class DeploymentCollector(Collector):
         yield GaugeMetricFamily(
             "coder_server_health_timestamp_seconds", "When it was made, Unix time.", report.time.timestamp()
         )
+
+    def _refused(self) -> Iterator[Metric]:
+        """What the egress policy kept this server from, if there is one."""
+        egress = self._deployment.settings.egress
+        if egress.policy is None:
+            return
+        refused = CounterMetricFamily(
+            "coder_airgap_refused", "Attempts that the egress policy refused.", labels=["purpose"]
+        )
+        for purpose in Purpose:
+            refused.add_metric([purpose.value], egress.refused[purpose.value])
+        yield refused
 
 
 def build_metrics_app(deployment: Deployment) -> Starlette:

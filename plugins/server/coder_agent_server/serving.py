@@ -68,11 +68,14 @@ async def open_server(options: ServerOptions, host: PluginHost, settings: Settin
         access_url = _access_url(options, listeners)
         stun = await _open_stun(stack, options)
         database = await stack.enter_async_context(open_database(options.database_path))
+        egress = settings.egress
+        egress.trust(access_url.text)
+        no_stun = options.block_direct or options.relay.stun_disabled
         keeper = DerpMapKeeper(
-            own=build_derp_map(options, access_url, stun.port if stun else None),
+            own=egress.inside(build_derp_map(options, access_url, stun.port if stun else None)),
             sources=host.derp_map_sources(settings),
             folder=options.data_dir,
-            adapt=without_stun if options.block_direct or options.relay.stun_disabled else lambda part: part,
+            adapt=lambda part: egress.inside(without_stun(part) if no_stun else part),
         )
         deployment = await _deploy(options, host, settings, access_url, database, await keeper.start())
         deployment.health.checks = build_checks(deployment, host, keeper.failures)
