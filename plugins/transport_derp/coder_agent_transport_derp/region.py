@@ -341,7 +341,6 @@ class Region:
         """Tell observers, but not the same twice: a home that is down is dialled every few seconds."""
         if self._announced != (connected, reason):
             self._announced = (connected, reason)
-            log.debug("relay region %d: %s", self.id, reason or "connected")
             self._shared.context.emit(RelayChanged(self.id, connected, reason))
             log.info(
                 "relay region %d: %s",
