@@ -33,7 +33,8 @@ def diagnose(situation: Situation) -> list[Diagnostic]:
     """Everything that may be wrong, in Coder's order."""
     found: list[Diagnostic] = []
     if situation.rules_deployment.direct is DirectRule.NEVER:
-        found.append(Diagnostic("general", "blocked_by_admin", "direct connections are forbidden by the deployment"))
+        text = f"direct connections are forbidden by {situation.rules_deployment.set_by or 'the deployment'}"
+        found.append(Diagnostic("general", "blocked_by_admin", text))
     if not situation.relay.has_stun:
         text = "the relay map has no STUN server: nodes behind NAT cannot learn their public address"
         found.append(Diagnostic("general", "no_stun", text))

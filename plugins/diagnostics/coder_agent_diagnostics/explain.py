@@ -6,6 +6,7 @@ from coder_agent.base.paths import PathKind
 from coder_agent.cli.durations import format_latency
 from coder_agent.node import PathStatus
 from coder_agent.verdict.fixes import Where
+from coder_agent.verdict.model import is_private
 from coder_agent.verdict.situation import Verdict
 
 
@@ -13,7 +14,7 @@ def headline(status: PathStatus, region_name: str) -> str:
     """One sentence: direct, or through which relay."""
     latency = f" ({format_latency(status.latency)})" if status.latency is not None else ""
     if status.kind is PathKind.DIRECT and status.addr is not None:
-        private = " over a private network" if status.addr.ip.is_private else ""
+        private = " over a private network" if is_private(status.addr) else ""
         return f"✔ you are connected directly (p2p){private} to {status.addr}{latency}"
     if status.kind is PathKind.RELAYED:
         return f"❗ you are connected through the relay {region_name}, not directly (p2p){latency}"

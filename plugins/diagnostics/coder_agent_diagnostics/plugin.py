@@ -21,6 +21,7 @@ def coder_commands() -> Sequence[CommandSpec]:
     return [
         CommandSpec("ping", "Ping a workspace and say which path it took.", f"{here}.cli:ping"),
         CommandSpec("path", "Say how packets reach a workspace, and why that way.", f"{here}.path_cli:path"),
+        CommandSpec("health", "Check the deployment: relays, access URL, database.", f"{here}.health_cli:health"),
         CommandSpec("replay", "Rebuild a report's network in the simulator.", f"{here}.replay_cli:replay", group="lab"),
         CommandSpec("matrix", "Show which pairs of networks get a direct path.", f"{here}.lab_cli:matrix", group="lab"),
     ]

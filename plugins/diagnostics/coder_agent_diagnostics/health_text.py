@@ -1,0 +1,144 @@
+"""A health report in words. Pure, and tolerant: the server may be another version, or stock Coder's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Document = Mapping[str, Any]
+
+KNOWN = ("derp", "access_url", "websocket", "database", "workspace_proxy", "provisioner_daemons")
+TITLES = {
+    "derp": "relays",
+    "access_url": "access URL",
+    "websocket": "WebSocket",
+    "database": "database",
+    "workspace_proxy": "workspace proxies",
+    "provisioner_daemons": "provisioners",
+}
+ADVICE = {
+    "EACS01": "set --access-url to the address that users and agents can reach",
+    "EACS02": "write --access-url like https://coder.example.com",
+    "EACS03": "check DNS, firewall, certificate and proxy between this server and its access URL",
+    "EACS04": "see what answers there: a reverse proxy, a login page, another server",
+    "EWS01": "let the reverse proxy pass the headers Upgrade and Connection, over HTTP/1.1",
+    "EWS02": "let the reverse proxy keep idle WebSockets open, and buffer nothing",
+    "EWS03": "something in between rewrites WebSocket messages: take it out of the way",
+    "EDB01": "see the server's log; check that the disk is not full and the database's machine is up",
+    "EDB02": "look at the disk and the load of the database's machine",
+    "EDERP01": "let the reverse proxy pass `Upgrade: DERP`, or accept slower relayed connections",
+    "EDERP02": "see why that relay does not answer; others carry its users meanwhile, if its region has any",
+    "ESTUN01": "open UDP to a STUN server of the relay map (the server's own is UDP 3478), or name one",
+    "ESTUN02": "the server is behind a hard NAT: forward a UDP port to it if it must have direct connections",
+    "EIF01": "raise that interface's MTU",
+}
+"""What to do about a code. Sources of the codes: coder coderd/healthcheck/health/model.go."""
+
+
+def sections(report: Document) -> Iterator[tuple[str, Document]]:
+    """All sections: the known ones in their order, then others by name."""
+    others = sorted(name for name, value in report.items() if name not in KNOWN and _is_section(value))
+    for name in (*KNOWN, *others):
+        if _is_section(report.get(name)):
+            yield name, report[name]
+
+
+def _is_section(value: object) -> bool:
+    return isinstance(value, Mapping) and "severity" in value
+
+
+def rows(report: Document) -> list[tuple[str, str, str]]:
+    """Section, severity, what was found."""
+    return [(TITLES.get(name, name), _severity(section), summary(name, section)) for name, section in sections(report)]
+
+
+def _severity(section: Document) -> str:
+    return f"{section.get('severity', '?')}{' (dismissed)' if section.get('dismissed') else ''}"
+
+
+def summary(name: str, section: Document) -> str:
+    """What is worth a cell."""
+    if name == "derp":
+        regions = _mapping(section.get("regions"))
+        good = sum(1 for region in regions.values() if _mapping(region).get("healthy"))
+        return f"{good} of {len(regions)} regions work"
+    if name == "access_url":
+        status = section.get("status_code")
+        return f"{section.get('access_url', '')} {f'answers {status}' if status else 'is not reached'}"
+    if name == "websocket":
+        return "messages come back" if section.get("healthy") else "does not work"
+    if name == "database":
+        reached = section.get("reachable")
+        return f"{section.get('latency', '?')} (limit {section.get('threshold_ms', '?')}ms)" if reached else "no answer"
+    return ""
+
+
+def region_rows(report: Document) -> list[tuple[str, str, str, str, str, str]]:
+    """Region, node, exchange, round trip, STUN, severity; one row per node."""
+    found = []
+    for number, region in sorted(_mapping(_mapping(report.get("derp")).get("regions")).items(), key=_by_number):
+        described = _mapping(_mapping(region).get("region"))
+        title = f"{described.get('RegionName') or described.get('RegionCode') or 'unnamed'} ({number})"
+        for node in _mapping(region).get("node_reports") or ():
+            found.append((title, *_node(_mapping(node))))
+    return found
+
+
+def _by_number(entry: tuple[str, object]) -> tuple[int, str]:
+    number = entry[0]
+    return (int(number) if number.isdigit() else 0, number)
+
+
+def _node(report: Document) -> tuple[str, str, str, str, str]:
+    node, stun = _mapping(report.get("node")), _mapping(report.get("stun"))
+    works = bool(report.get("can_exchange_messages"))
+    how = "STUN only" if node.get("STUNOnly") else "no"
+    if works:
+        how = "WebSocket" if report.get("uses_websocket") else "yes"
+    answers = "yes" if stun.get("CanSTUN") else "no" if stun.get("Enabled") else "-"
+    trip = f"{report.get('round_trip_ping_ms', '?')}ms" if works else ""
+    return str(node.get("Name", "?")), how, trip, answers, str(report.get("severity", "?"))
+
+
+def remarks(report: Document) -> Iterator[str]:
+    """Errors and warnings with what to do, each once; those of dismissed sections are left out."""
+    told: set[str] = set()
+    for name, section in sections(report):
+        if section.get("dismissed"):
+            continue
+        for line in _of_section(section):
+            if line not in told:
+                told.add(line)
+                yield f"{TITLES.get(name, name)}: {line}"
+
+
+def _of_section(section: Document) -> Iterator[str]:
+    if error := section.get("error"):
+        yield _advised("error", str(error).partition(":")[0], str(error))
+    level = "error" if section.get("severity") == "error" and not section.get("error") else "warning"
+    for warning in section.get("warnings") or ():
+        code, message = str(_mapping(warning).get("code", "EUNKNOWN")), str(_mapping(warning).get("message", ""))
+        yield _advised(level, code, f"{code}: {message}")
+
+
+def _advised(level: str, code: str, text: str) -> str:
+    advice = ADVICE.get(code)
+    return f"{level} {text}" + (f"\n      what to do: {advice}" if advice else "")
+
+
+def is_failing(report: Document) -> bool:
+    """Does a section that nobody dismissed have an error?"""
+    return any(s.get("severity") == "error" and not s.get("dismissed") for _, s in sections(report))
+
+
+def verdict(report: Document) -> str:
+    """The last line."""
+    if is_failing(report):
+        return "This deployment is not healthy."
+    if any(s.get("severity") == "warning" and not s.get("dismissed") for _, s in sections(report)):
+        return "This deployment works, with warnings."
+    return "This deployment is healthy."
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
