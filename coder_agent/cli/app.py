@@ -40,11 +40,11 @@ def run_program(program: Program, argv: Sequence[str] | None = None) -> int:
     try:
         result = build_root(program).main(args=argv, prog_name=program, standalone_mode=False)
         sys.stdout.flush()
-    except BrokenPipeError:
-        return _reader_left()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     except BaseException as error:
+        if all(isinstance(leaf, BrokenPipeError) for leaf in _leaves(error)):  # also out of a task group
+            return _reader_left()
         code = report(error)
         if code is None:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -78,7 +79,7 @@ def _flat(value: object) -> str:
     if isinstance(value, list):
         return " ".join(str(item) for item in value)
     if isinstance(value, dict):
-        return "".join(f"\n  {key} = {item}" for key, item in value.items())
+        return "".join(f"\n  {key} = {json.dumps(item, ensure_ascii=False)}" for key, item in value.items())
     return str(value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -11,6 +12,7 @@ import anyio
 import typer
 
 from ..directory import age, find_workspace
+from ..errors import ConfigError
 from ..runtime.http import ApiClient
 from ..workspace_name import WorkspaceName
 from .context import Cli
@@ -96,7 +98,7 @@ def delete(
     api = _api(ctx.obj)
     workspace = anyio.run(find_workspace, api, wanted)
     label = f"{workspace['owner_name']}/{workspace['name']}"
-    if not yes and not typer.confirm(f"Remove {label}?", err=True):
+    if not yes and not _confirmed(label):
         note(f"Workspace {label} stays.")
         raise typer.Exit(1)
     anyio.run(api.delete, f"/api/v2/workspaces/{workspace['id']}")
@@ -104,3 +106,15 @@ def delete(
         print_json({"id": workspace["id"], "deleted": label})
     else:
         print(f"Workspace {label} is removed.")
+
+
+def _confirmed(label: str) -> bool:
+    try:
+        return typer.confirm(f"Remove {label}?", err=True)
+    except typer.Abort:
+        if sys.stdin.isatty():
+            raise  # Ctrl-C
+        note("")  # ends the line of the question
+        raise ConfigError(
+            f"{label} was not removed: there is nobody to ask", hint="say `--yes` (-y) in scripts"
+        ) from None

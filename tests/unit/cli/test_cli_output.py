@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
 
+from coder_agent.cli import plugins, workspaces
 from coder_agent.cli.output import note, print_json, print_table
+from coder_agent.errors import ConfigError
 
 
 def test_a_table_that_nobody_looks_at_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,3 +34,17 @@ def test_documents_are_json_whatever_is_inside(capsys: pytest.CaptureFixture[str
 def test_notes_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     note("hello")
     assert capsys.readouterr() == ("", "hello\n")
+
+
+def test_settings_are_shown_as_they_are_written() -> None:
+    assert plugins._flat({"on": True, "names": ["a"], "text": "x"}) == '\n  on = true\n  names = ["a"]\n  text = "x"'
+
+
+def test_where_nobody_can_be_asked_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`coder delete dev` in a script."""
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    with pytest.raises(ConfigError, match="nobody to ask") as caught:
+        workspaces._confirmed("alice/dev")
+    assert "--yes" in (caught.value.hint or "")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert workspaces._confirmed("alice/dev") is True
