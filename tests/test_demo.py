@@ -21,7 +21,9 @@ def test_the_demo_shows_a_relayed_and_a_direct_speedtest(tmp_path: Path) -> None
     assert done.returncode == 0, done.stdout + done.stderr
     shown = done.stdout + done.stderr
     assert "proxied via DERP(" in shown
-    assert "p2p via 127.0.0.1:" in shown
+    # Loopback or another address of this machine: whichever answered faster.
+    assert re.search(r"p2p via ([\d.]+|\[[\da-f:]+\]):\d+ in ", shown)
+    assert "[direct_lan]" in shown
     assert re.findall(r"^[\d.]+m?s via (\w+)$", shown, re.MULTILINE) == ["coder", "direct"]
     totals = re.findall(r"^0\.00-([\d.]+) sec +[\d.]+ MBits +[\d.]+ Mbits/sec$", done.stdout, re.MULTILINE)
     # The receiver's clock starts when it has read the reply, the sender's 5 s when it was sent; and a row per second.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..base.addresses import AddrPort
 from ..base.path_rules import DirectRule
 from ..base.paths import PathKind
 from .causes import Cause
@@ -79,10 +80,14 @@ def _words(situation: Situation, there: str) -> Words:
     remote = situation.remote.facts if situation.remote is not None else guessed_facts(situation.published)
     local = situation.local.facts
     deployment = situation.rules_deployment
+    rule_here = situation.rules_here.set_by or local.direct_rule or deployment.set_by
+    rule_there = situation.rules_there.set_by or remote.direct_rule or deployment.set_by
+    is_one_rule = deployment.direct is DirectRule.NEVER and rule_here == rule_there == deployment.set_by
     return Words(
         there=there,
-        rule_here=situation.rules_here.set_by or local.direct_rule or deployment.set_by,
-        rule_there=situation.rules_there.set_by or remote.direct_rule or deployment.set_by,
+        rule_here=rule_here,
+        rule_there=rule_there,
+        rule_deployment=deployment.set_by if is_one_rule else "",
         port_here=local.listen_port,
         port_there=remote.listen_port,
         outside_here=local.public_v4.host if local.public_v4 is not None else "",
@@ -125,7 +130,7 @@ def _means(situation: Situation, there: str) -> tuple[Cause, str]:
     remote = situation.remote.facts if situation.remote is not None else guessed_facts(situation.published)
     if addr is None:
         return Cause.DIRECT_PUBLIC, "packets go straight to the other machine"
-    if is_private(addr):
+    if is_private(addr) or _is_our_interface(addr, situation):
         return Cause.DIRECT_LAN, f"both ends share a network ({addr.host})"
     if addr.is_ipv6:
         return Cause.DIRECT_IPV6, "over IPv6, without address translation"
@@ -138,6 +143,13 @@ def _means(situation: Situation, there: str) -> tuple[Cause, str]:
     if not is_public(situation.own) and not is_public(situation.published):
         return Cause.DIRECT_PUNCHED, "both ends opened their routers to each other by pinging at the same time"
     return Cause.DIRECT_PUBLIC, f"to {addr}, without a NAT at one end at least"
+
+
+def _is_our_interface(addr: AddrPort, situation: Situation) -> bool:
+    """Does the peer answer at an address that this machine has itself? Then it runs here. What STUN saw does not count:
+    behind a NAT that is the router's, and the peer is another guest of it."""
+    outside = situation.local.facts.public_v4
+    return addr.host in {own.host for own in situation.own} and (outside is None or addr.host != outside.host)
 
 
 # ------------------------------------------------------------ decided by somebody

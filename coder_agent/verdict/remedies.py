@@ -103,10 +103,18 @@ def remedies_for(net: Net, words: Words) -> tuple[Remedy, ...]:
         shortest = shortest or len(steps)
         if len(steps) > shortest and not (_is_ipv6(steps) and len(steps) == shortest + 1):
             continue
-        found.append(Remedy(tuple(fix_of(step, words) for step in steps)))
+        found.append(Remedy(tuple(fix_of(step, words) for step in _one_rule(steps, words))))
         if len(found) == MAX_REMEDIES:
             break
     return tuple(found)
+
+
+def _one_rule(steps: tuple[Step, ...], words: Words) -> tuple[Step, ...]:
+    """A rule of the server forbids at both ends; taking it away is one change."""
+    both = ((FixCode.ALLOW_DIRECT, Where.HERE), (FixCode.ALLOW_DIRECT, Where.THERE))
+    if not words.rule_deployment or not all(step in steps for step in both):
+        return steps
+    return ((FixCode.ALLOW_DIRECT, Where.DEPLOYMENT), *(step for step in steps if step not in both))
 
 
 def _is_ipv6(steps: tuple[Step, ...]) -> bool:
@@ -123,6 +131,11 @@ def fix_of(step: Step, words: Words) -> Fix:
 
 
 def _allow_direct(where: Where, words: Words) -> str:
+    workspace = words.rule_deployment.partition("'s rule for ")[2]  # as the server names a workspace's own rules
+    if workspace:
+        return f"allow direct connections to this workspace (`coder path-rules {workspace} --direct auto`)"
+    if words.rule_deployment:
+        return f"allow direct connections ({words.rule_deployment}'s rule, --block-direct-connections of its server)"
     rule = {Where.HERE: words.rule_here, Where.THERE: words.rule_there}.get(where, "")
     if rule.startswith("--"):
         return f"remove {rule}"

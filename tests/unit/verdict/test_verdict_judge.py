@@ -87,6 +87,30 @@ def test_a_router_behind_another_is_not_proposed_for_port_mapping() -> None:
     assert [(FixCode.ENABLE_PORT_MAPPING, Where.HERE)] not in fixes(judge(unknown))
 
 
+@pytest.mark.parametrize(
+    ("whose", "text"),
+    [
+        (
+            "the deployment's rule for alice/dev",
+            "allow direct connections to this workspace (`coder path-rules alice/dev --direct auto`)",
+        ),
+        (
+            "the deployment",
+            "allow direct connections (the deployment's rule, --block-direct-connections of its server)",
+        ),
+    ],
+)
+def test_a_rule_of_the_server_is_one_change(whose: str, text: str) -> None:
+    """It forbids at both ends, and it is named once, with what to do about it."""
+    known = replace(RELAYED, local=PathReport(OURS), rules_deployment=PathRules(DirectRule.NEVER, set_by=whose))
+    verdict = judge(replace(known, remote=PathReport(replace(THEIRS, direct_allowed=False, direct_rule=whose))))
+    assert [[fix.text for fix in remedy.all_of if fix.code is FixCode.ALLOW_DIRECT] for remedy in verdict.fixes] == [
+        [text] for _ in verdict.fixes
+    ]
+    own_wish = replace(known, remote=PathReport(replace(THEIRS, direct_allowed=False, direct_rule="[network]")))
+    assert (FixCode.ALLOW_DIRECT, Where.THERE) in fixes(judge(own_wish))[0]
+
+
 def test_what_is_not_known_is_not_promised_away() -> None:
     """How the NAT behaves shows only when UDP passes: opening the firewall alone may not be enough."""
     verdict = judge(with_facts(here=NatFacts(udp=False, mtu=1500)))
@@ -133,6 +157,8 @@ def test_a_stock_peer_with_many_ports_at_one_address_has_a_symmetric_nat() -> No
     [
         ("192.168.1.20:5", {}, Cause.DIRECT_LAN),
         ("[2001:db8::5]:5", {}, Cause.DIRECT_IPV6),
+        ("203.0.113.9:5", {"own": (HERE, AddrPort("203.0.113.9", 1111), AddrPort("10.0.0.1", 1))}, Cause.DIRECT_LAN),
+        ("198.51.100.1:5", {}, Cause.DIRECT_PUNCHED),  # our NAT's outside: another guest of it, by hairpinning
         ("203.0.113.1:2222", {}, Cause.DIRECT_PUNCHED),
         ("203.0.113.1:2222", {"socket": 7}, Cause.DIRECT_BIRTHDAY),
         ("203.0.113.1:2222", {"published": (THERE,)}, Cause.DIRECT_PUBLIC),
@@ -142,7 +168,7 @@ def test_a_stock_peer_with_many_ports_at_one_address_has_a_symmetric_nat() -> No
             Cause.DIRECT_PORT_MAPPED,
         ),
     ],
-    ids=["lan", "ipv6", "punched", "birthday", "public", "port mapped"],
+    ids=["lan", "ipv6", "same machine", "hairpin", "punched", "birthday", "public", "port mapped"],
 )
 def test_the_means_of_a_direct_path(addr: str, changes: dict[str, object], cause: Cause) -> None:
     direct = replace(RELAYED, kind=PathKind.DIRECT, addr=AddrPort.parse(addr))
