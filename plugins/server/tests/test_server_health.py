@@ -63,6 +63,12 @@ NODE_FIELDS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def few_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dead relay is tried five times, half a second apart; twice will do here."""
+    monkeypatch.setattr("coder_agent_nat_traversal.health.NODE_TRIES", 2)
+
+
 def codes(section: dict[str, Any]) -> list[str]:
     return [warning["code"] for warning in section["warnings"]]
 
@@ -454,6 +460,7 @@ async def test_websockets_that_carry_nothing(
 
     async def talk(socket: ServerConnection) -> None:
         if behaviour == "close":
+            await socket.recv()
             return
         async for _ in socket:
             if behaviour == "change":
