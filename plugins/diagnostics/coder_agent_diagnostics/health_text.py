@@ -79,7 +79,7 @@ def region_rows(report: Document) -> list[tuple[str, str, str, str, str, str]]:
     for number, region in sorted(_mapping(_mapping(report.get("derp")).get("regions")).items(), key=_by_number):
         described = _mapping(_mapping(region).get("region"))
         title = f"{described.get('RegionName') or described.get('RegionCode') or 'unnamed'} ({number})"
-        for node in _mapping(region).get("node_reports") or ():
+        for node in _list(_mapping(region).get("node_reports")):
             found.append((title, *_node(_mapping(node))))
     return found
 
@@ -116,7 +116,7 @@ def _of_section(section: Document) -> Iterator[str]:
     if error := section.get("error"):
         yield _advised("error", str(error).partition(":")[0], str(error))
     level = "error" if section.get("severity") == "error" and not section.get("error") else "warning"
-    for warning in section.get("warnings") or ():
+    for warning in _list(section.get("warnings")):
         code, message = str(_mapping(warning).get("code", "EUNKNOWN")), str(_mapping(warning).get("message", ""))
         yield _advised(level, code, f"{code}: {message}")
 
@@ -142,3 +142,7 @@ def verdict(report: Document) -> str:
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
