@@ -51,7 +51,7 @@ class Egress:
         self._clock = clock
         self._told: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
         self._minute, self._in_minute = float("-inf"), 0
-        self._admitted: OrderedDict[str, None] = OrderedDict()
+        self._admitted: OrderedDict[tuple[str, int], None] = OrderedDict()
 
     def trust(self, url: str, reason: str = "the address of the coder server") -> None:
         """The user told the program to talk to this URL's host."""
@@ -83,8 +83,8 @@ class Egress:
             raise EgressRefused(f"{_place(host, port, address)} may not be reached from here: {rule}")
 
     def allows_address(self, address: str, port: int, purpose: Purpose, *, who: str = "") -> bool:
-        """As `allows`, for an address whose name is not at hand: what was found for an allowed name is allowed."""
-        return address in self._admitted or self.allows(address, port, purpose, who=who)
+        """As `allows`, for an address whose name is not at hand: what was `found` for an allowed name, at that port."""
+        return (address, port) in self._admitted or self.allows(address, port, purpose, who=who)
 
     def permits_node(self, node: DerpNode) -> bool:
         """May this relay (or STUN server) be talked to, at any address that the map states or its name has?
@@ -121,8 +121,8 @@ class Egress:
         allowed = [one for one in addresses if self.allows(host, port, purpose, address=one)]
         if self.policy is not None:
             for address in allowed:
-                self._admitted[address] = None
-                self._admitted.move_to_end(address)
+                self._admitted[address, port] = None
+                self._admitted.move_to_end((address, port))
             while len(self._admitted) > MEMORY:
                 self._admitted.popitem(last=False)
         return allowed

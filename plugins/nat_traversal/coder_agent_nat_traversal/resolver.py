@@ -40,6 +40,10 @@ class Resolver:
         """An address of `host`, or None when it has none, nobody says so in time, or it is forbidden (at `port`)."""
         if not self._egress.allows(host, port, Purpose.LOOKUP):
             return None
+        address = await self._cached(host, family)
+        return address if address and self._egress.found(host, port, Purpose.LOOKUP, [address]) else None
+
+    async def _cached(self, host: str, family: Family) -> str | None:
         now = anyio.current_time()
         known = self._cache.get((host, family))
         if known is not None and known[1] > now:
@@ -48,8 +52,6 @@ class Resolver:
             try:
                 address = await self._lookup(host, family)
             except (OSError, UnicodeError):  # UnicodeError: no name that DNS could carry
-                return None
-            if not self._egress.found(host, port, Purpose.LOOKUP, [address]):
                 return None
             if len(self._cache) >= CACHE_LIMIT:
                 self._cache.clear()
