@@ -24,6 +24,10 @@ GOOD_ENOUGH_LATENCY = 0.005
 
 MIN_PING_INTERVAL = 5.0
 """Between discovery pings to one candidate; a call-me-maybe resets it."""
+CALL_REPEATS = (0.3, 1.0)
+"""After a call-me-maybe, sent or obeyed, whoever has not answered is pinged again so much later, within the budget: the
+first pings pass each other while one router is still shut, or the call takes longer than they do. Ours: upstream waits
+for the interval. The first is longer than a call takes by relay, as a rule; the second covers distant relays."""
 PING_TIMEOUT = 5.0
 """A pong later than this is not counted."""
 PONG_HISTORY = 64

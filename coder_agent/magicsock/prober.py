@@ -163,6 +163,27 @@ class Prober:
         """The rest of a search that went over the budget."""
         return self.full_ping(peer, now, call=False) if now >= peer.search_at else []
 
+    def repeat(self, peer: Peer, now: float) -> list[Effect]:
+        """Some time after a call: ping again whoever has not answered. What a search has left over goes first."""
+        if now < peer.repeat_at:
+            return []
+        began = peer.repeat_at - c.CALL_REPEATS[peer.repeats]
+        peer.repeats += 1
+        peer.repeat_at = began + c.CALL_REPEATS[peer.repeats] if peer.repeats < len(c.CALL_REPEATS) else FOREVER
+        effects: list[Effect] = []
+        if peer.is_trusted(now) or not peer.can_probe or peer.search_at != FOREVER:
+            return effects
+        for candidate in peer.candidates:
+            waits = candidate.ping_at > max(candidate.small_at, candidate.full_at)
+            if not waits or now - candidate.ping_at < c.CALL_REPEATS[0] / 2 or not peer.rules.permits(candidate.addr):
+                continue
+            if not peer.probes.take(now):
+                break
+            searched_at = candidate.ping_at
+            effects += self.ping(peer, candidate.path, Purpose.DISCOVERY, now, candidate.probe_size)[1]
+            candidate.ping_at = searched_at  # the next search is as far away as without this
+        return effects
+
     def heartbeat(self, peer: Peer, now: float) -> list[Effect]:
         """Every 3 s while active: ping the best path, and look for others when it is time.
 
@@ -261,6 +282,7 @@ class Prober:
         if relay is None or not peer.can_probe:
             return []
         peer.called_at = now
+        peer.called(now)
         predicted = next_mappings(self.facts, crossing=self._node_key.raw > peer.key.raw)
         endpoints = dict.fromkeys(filter(peer.rules.permits, (*self._endpoints, *predicted)))
         return self.say(peer, relay, disco.CallMeMaybe(tuple(endpoints)[: c.MAX_LISTED_ENDPOINTS]).encode())

@@ -164,6 +164,7 @@ class Receiver:
         peer.candidates.list_from_call(self._peers.reachable(call.endpoints, peer.key), now)
         effects = peer.announce(now, "candidate-gone") if peer.drop_lost_best() else []
         effects += self._prober.full_ping(peer, now, call=False)
+        peer.called(now)
         return effects + self._prober.call_back(peer, now)
 
     # ------------------------------------------------------------ our own messages

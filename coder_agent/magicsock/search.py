@@ -32,7 +32,7 @@ class Search:
 
     def on_timer(self, peer: Peer, now: float) -> list[Effect]:
         """What is due for one peer beside its pings and calls."""
-        effects = self.prober.expire_search(peer, now)
+        effects = self.prober.expire_search(peer, now) + self.prober.repeat(peer, now)
         effects += self.reporter.on_timer(peer, now)
         return effects + self.birthday.on_timer(peer, now)
 
