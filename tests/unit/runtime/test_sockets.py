@@ -46,6 +46,7 @@ async def test_a_server_with_one_family_only_is_reached(family: socket.AddressFa
             sock = await connect_first([v6("::1", port), v4("127.0.0.1", port)])
         assert sock.family == family
         assert not sock.getblocking()
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)  # a second small write waits for no ACK
         sock.close()
 
 
