@@ -139,6 +139,11 @@ async def _start_tls(stream: anyio.abc.ByteStream, endpoint: Endpoint, context: 
             raise TransportBroken(
                 f"{endpoint} does not speak TLS", hint="use http:// if this server has no certificate"
             ) from exc
+        if exc.reason is not None and "NO_APPLICATION_PROTOCOL" in exc.reason:
+            raise TransportBroken(
+                f"{endpoint} speaks HTTP/2 only, which has no upgrades",
+                hint="allow HTTP/1.1 in the gateway in front of the server",
+            ) from exc
         raise TransportBroken(f"TLS with {endpoint} failed: {exc.reason or exc}") from exc
     except (anyio.EndOfStream, anyio.BrokenResourceError, OSError) as exc:
         raise _hung_up(endpoint) from exc

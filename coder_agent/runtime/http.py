@@ -74,11 +74,17 @@ async def request(
     except (anyio.BrokenResourceError, anyio.EndOfStream, OSError) as exc:
         if wants_certificate(exc):
             raise certificate_wanted(endpoint) from exc
-        raise TransportBroken(f"{endpoint} closed the connection before it had answered") from exc
+        raise TransportBroken(
+            f"{endpoint} closed the connection before it had answered",
+            hint="a gateway in front of the server must allow HTTP/1.1" if endpoint.secure else None,
+        ) from exc
     except h11.LocalProtocolError as exc:
         raise ConfigError(f"a request header cannot be sent: {exc}", hint="check --header") from exc
     except h11.RemoteProtocolError as exc:
-        raise TransportBroken(f"{endpoint} does not answer in HTTP", hint="check the URL and its port") from exc
+        raise TransportBroken(
+            f"{endpoint} does not answer in HTTP",
+            hint="check the URL and its port; a gateway in front must allow HTTP/1.1",
+        ) from exc
     finally:
         await anyio.aclose_forcefully(stream)
 
