@@ -12,7 +12,7 @@ from coder_agent_nat_traversal.https import measure_https, relay_endpoint, relay
 from coder_agent_nat_traversal.netcheck.captive import MAX_ENDPOINTS, pages
 from coder_agent_nat_traversal.netcheck.icmp import checksum, encode_echo, is_answer, ping
 from coder_agent_nat_traversal.netcheck.links import mtu_of, read_interfaces, smallest_mtu
-from coder_agent_nat_traversal.netcheck.relay import check_relay
+from coder_agent_nat_traversal.netcheck.relay import Effort, check_relay
 from coder_agent_nat_traversal.netcheck.report import Interface
 from coder_agent_nat_traversal.netcheck.stun_probe import open_sockets
 from hypothesis import given
@@ -101,6 +101,44 @@ async def test_a_refused_upgrade_means_a_websocket() -> None:
         check = await check_relay(node, DIRECT)
     assert (check.uses_websocket, check.exchanged) == (True, False)
     assert "refuses the upgrade to DERP (HTTP 426)" in check.error
+
+
+@pytest.mark.anyio
+async def test_a_proxy_that_refuses_both_ways_is_told_with_both_reasons() -> None:
+    asked: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        asked.append(head)
+        status = b"200 OK" if b"latency-check" in head else b"400 Bad Request"
+        writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with relay(serve) as node:
+        check = await check_relay(node, DIRECT)
+        assert check.error.startswith(f"relay.invalid:{node.derp_port} refuses the upgrade to DERP (HTTP 400); ")
+        assert f"; relay.invalid:{node.derp_port} refuses a WebSocket: " in check.error
+        assert (check.uses_websocket, check.exchanged) == (True, False)
+        asked.clear()
+        forced = await check_relay(node, DIRECT, Effort(websocket=True))
+    assert not any(b"Upgrade: DERP" in head for head in asked)
+    assert forced.error.startswith(f"relay.invalid:{node.derp_port} refuses a WebSocket: ")
+
+
+@pytest.mark.anyio
+async def test_how_often_a_relay_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coder_agent_nat_traversal.netcheck.relay.RETRY_PAUSE", 0.0)
+    asked: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.close()
+
+    async with relay(serve) as node:
+        assert not (await check_relay(node, DIRECT, Effort(tries=3))).exchanged
+        assert len(asked) == 3
+        assert not (await check_relay(node, DIRECT)).exchanged
+        assert len(asked) == 4
 
 
 @pytest.mark.anyio

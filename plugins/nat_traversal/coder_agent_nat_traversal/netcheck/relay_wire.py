@@ -8,7 +8,7 @@ import anyio
 import anyio.abc
 
 from coder_agent.base.derp_map import DerpNode
-from coder_agent.errors import ConfigError, CoordinationError, RemoteProtocolError, TransportBroken
+from coder_agent.errors import CoderAgentError, ConfigError, RemoteProtocolError, TransportBroken
 from coder_agent.hooks import DialOptions
 from coder_agent.http import dial, headers_of, merge_headers, open_websocket
 
@@ -42,8 +42,8 @@ async def _by_websocket(node: DerpNode, options: DialOptions) -> RelayWire:
         return await open_websocket(url, options=options, timeout=CONNECT_TIMEOUT, subprotocol="derp", address=address)
     except (TransportBroken, ConfigError):
         raise
-    except CoordinationError as error:  # what its error document means to users of the API
-        raise TransportBroken(f"{endpoint} refuses a WebSocket, too: {error.message}") from error
+    except CoderAgentError as error:  # an error document, of our API or of somebody in between
+        raise TransportBroken(f"{endpoint} refuses a WebSocket: {error.message}") from error
 
 
 async def _by_upgrade(node: DerpNode, options: DialOptions) -> RelayWire:
