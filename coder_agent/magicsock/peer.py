@@ -60,7 +60,7 @@ class Peer:
         "candidates", "sent", "calls", "ping_backs", "sources",
         "best", "best_at", "trusted_until",
         "doubt", "quality", "relay_pinged_at",
-        "mtu", "account", "hunt", "probes", "search_at", "searching_since", "mtu_probed_at",
+        "mtu", "account", "hunt", "probes", "search_at", "repeat_at", "repeats", "searching_since", "mtu_probed_at",
         "last_send", "last_received", "last_full_ping", "heartbeat_at",
         "called_at", "call_due",  # our call-me-maybes: last sent; waiting until
         "rules", "own_rules", "announced", "announced_path",
@@ -89,6 +89,8 @@ class Peer:
         self.hunt = Hunt()
         self.probes = Allowance(c.PROBE_BURST, c.PROBES_PER_SECOND)
         self.search_at = FOREVER  # the rest of a search that went over the budget
+        self.repeat_at = FOREVER  # pings are repeated after a call; of CALL_REPEATS, that one
+        self.repeats = 0
         self.searching_since = self.mtu_probed_at = NEVER
         self.last_send = self.last_received = self.last_full_ping = self.called_at = NEVER
         self.heartbeat_at: float | None = None
@@ -135,6 +137,10 @@ class Peer:
         """True if direct paths are allowed and there is a key to look for them with."""
         return self.allow_direct and bool(self.disco)
 
+    def called(self, now: float) -> None:
+        """A call-me-maybe was sent or obeyed: one search is not all."""
+        self.repeats, self.repeat_at = 0, now + c.CALL_REPEATS[0]
+
     def is_trusted(self, now: float) -> bool:
         """True if the best direct path may be used alone."""
         return self.best is not None and now <= self.trusted_until
@@ -167,7 +173,15 @@ class Peer:
             when = min(when, self.call_due)
         if self.heartbeat_at is not None and self.announced is PathKind.DIRECT:
             when = min(when, self.trusted_until + c.TIMER_SLACK)
-        when = min(when, self.doubt.deadline(), self.search_at, self.account.tell_at, self.hunt.due, self.hunt.ends_at)
+        when = min(
+            when,
+            self.doubt.deadline(),
+            self.search_at,
+            self.repeat_at,
+            self.account.tell_at,
+            self.hunt.due,
+            self.hunt.ends_at,
+        )
         for ping in self.sent.values():  # the first is the oldest
             return min(when, ping.at + c.PING_TIMEOUT)
         return when
