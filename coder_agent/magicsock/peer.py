@@ -327,7 +327,7 @@ class Peer:
         if candidate.trouble:
             return candidate.trouble
         if candidate.too_small:
-            return "only small packets pass: its MTU is too low"
+            return "only small packets pass, connections over it would hang: its MTU is too low"
         if candidate.pongs:
             return "another path is better"
         if candidate.sent == 0:

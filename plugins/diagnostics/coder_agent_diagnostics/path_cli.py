@@ -131,7 +131,7 @@ class _Run:
         """One line, if anything but the latency is another than in the last one."""
         status = workspace.path()
         verdict = explain(workspace.node, workspace.key)
-        facts = (status.kind, status.addr, status.region, status.wire_mtu, verdict.code, loss.is_losing)
+        facts = (status.kind, status.addr, status.region, status.wire_mtu, status.tunnel_mtu, verdict.code, loss.is_losing)
         if facts == self._last:
             return
         self._last = facts
@@ -151,7 +151,8 @@ class _Run:
             PathKind.NONE: "no path",
         }[status.kind]
         latency = "-" if status.latency is None else format_latency(status.latency)
-        mtu = f", MTU {status.wire_mtu}" if status.kind is PathKind.DIRECT and status.wire_mtu else ""
+        sizes = f", MTU {status.wire_mtu}, tunnel {status.tunnel_mtu}"
+        mtu = sizes if status.kind is PathKind.DIRECT and status.wire_mtu else ""
         measured = f"{latency}, loss {loss.rate:.0%}{mtu}"
         why = f"{verdict.summary} [{verdict.code}]"
         return f"{now.isoformat(timespec='seconds')}  {way}  ({self._reason}; {measured})  {why}"
@@ -166,6 +167,7 @@ def _document(workspace: Workspace, status: PathStatus, verdict: Verdict) -> dic
             "derp_region": workspace.region_name(status.region) if status.region else None,
             "latency_ms": None if status.latency is None else round(status.latency * 1e3, 3),
             "wire_mtu": status.wire_mtu or None,
+            "tunnel_mtu": status.tunnel_mtu,
         },
         "candidates": [
             {
@@ -182,4 +184,5 @@ def _document(workspace: Workspace, status: PathStatus, verdict: Verdict) -> dic
         "local": report_to_document(status.local),
         "remote": None if status.remote is None else report_to_document(status.remote),
         "verdict": to_document(verdict),
+        "counters": workspace.node.counters(),
     }

@@ -91,14 +91,14 @@ def expected(size: int) -> str:
 
 
 async def watch_path(workspace: Workspace) -> None:
-    """Tell when the path changes; `addr` is the direct one's."""
+    """Tell when the path changes; `addr` is the direct one's, `tunnel_mtu` ours towards the peer."""
     last = None
     while True:
         status = workspace.path()
         addr = str(status.addr) if status.kind is PathKind.DIRECT else ""
-        if (now := (status.kind.value, addr)) != last:
+        if (now := (status.kind.value, addr, status.tunnel_mtu)) != last:
             last = now
-            say("path", kind=status.kind.value, addr=addr, at=time.monotonic())
+            say("path", kind=status.kind.value, addr=addr, tunnel_mtu=status.tunnel_mtu, at=time.monotonic())
         await anyio.sleep(0.02)
 
 
