@@ -21,7 +21,8 @@ import anyio
 
 from coder_agent.base.derp_map import DerpMap
 from coder_agent.base.nat_facts import NatFacts
-from coder_agent.hooks import CandidateContext
+from coder_agent.hooks import CandidateContext, Egress, Purpose
+from coder_agent.hooks.egress import OPEN
 from coder_agent.protocols.stun import encode_request
 
 from .plan import literal_address, stun_port
@@ -80,7 +81,8 @@ class NatLayers:
 
     name = "layers"
 
-    def __init__(self, *, is_supported: bool = sys.platform == "linux") -> None:
+    def __init__(self, egress: Egress = OPEN, *, is_supported: bool = sys.platform == "linux") -> None:
+        self._egress = egress
         self._is_supported = is_supported
 
     async def run(self, context: CandidateContext) -> None:
@@ -93,6 +95,8 @@ class NatLayers:
             if not self._is_supported or server is None or situation == counted:
                 continue
             counted = situation
+            if not self._egress.allows(*server, Purpose.STUN):
+                continue
             layers = count_layers(await _hops(server))
             if layers:
                 context.report_nat(NatFacts(nat_layers=layers))

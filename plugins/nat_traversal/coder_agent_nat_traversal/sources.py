@@ -34,7 +34,7 @@ def build_sources(
     if protocols := settings.mapping_protocols():
         sources.append(PortMapSource(protocols, partial(find_gateway, dial.egress)))
         if settings.stun:
-            sources.append(NatLayers())
+            sources.append(NatLayers(dial.egress))
     if settings.endpoints:
         sources.append(StaticEndpoints(settings.static_endpoints()))
     return sources
