@@ -45,6 +45,9 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 30.0
 """Seconds from "the server says the agent is connected" to the first answer through the tunnel."""
+AGENT_TIMEOUT, AGENT_POLL = 5.0, 0.5
+"""Seconds that an agent is waited for which the server does not see, and between two looks: who starts both at once
+need not watch for the right moment. An agent takes about a second to start."""
 GOODBYE_TIMEOUT = 1.0
 """Seconds for the server to take our leave (the stock client waits as long)."""
 
@@ -190,9 +193,7 @@ async def open_workspace(config: ClientConfig, name: WorkspaceName) -> AsyncIter
     PathRefused (the server's rules forbid the path that was asked for), CoordinationError (the server refuses).
     """
     api = ApiClient(config.url, config.token, config.node.dial)
-    agent = await find_agent(api, name)
-    if agent.status != "connected":
-        raise agent_unreachable(agent)
+    agent = await _connected_agent(api, name, config.say)
     info = await api.get(f"/api/v2/workspaceagents/{agent.id}/connection")
     identity = UUID(bytes=os.urandom(16))
     rules = allowed_rules(config.node.rules, rules_of(info))
@@ -218,6 +219,22 @@ async def open_workspace(config: ClientConfig, name: WorkspaceName) -> AsyncIter
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(GOODBYE_TIMEOUT):
                 await session.link.aclose_gracefully()
+
+
+async def _connected_agent(api: ApiClient, name: WorkspaceName, say: Callable[[str], None]) -> AgentInfo:
+    """Look the agent up; one that was started just now is waited for. Raises ApiError, PeerUnreachable."""
+    agent = await find_agent(api, name)
+    looks = int(AGENT_TIMEOUT / AGENT_POLL)
+    for look in range(looks):
+        if agent.status == "connected":
+            return agent
+        if look * AGENT_POLL == 1:
+            say(f"Waiting up to {AGENT_TIMEOUT:.0f} s for the agent of {agent.label} to connect...")
+        await anyio.sleep(AGENT_POLL)
+        agent = await find_agent(api, name)
+    if agent.status != "connected":
+        raise agent_unreachable(agent)
+    return agent
 
 
 def rules_of(info: Mapping[str, Any]) -> PathRules:
