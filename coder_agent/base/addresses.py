@@ -39,6 +39,8 @@ class AddrPort(NamedTuple):
             host = host[1:-1]
         elif ":" in host:
             raise ValueError(f"{text!r}: an IPv6 address needs brackets, as in [::1]:41641")
+        if not port.isascii() or not port.isdigit():
+            raise ValueError(f"{text!r} is not an address with a port, as in 1.2.3.4:41641 or [::1]:41641")
         return cls.of(host, int(port))
 
     @property

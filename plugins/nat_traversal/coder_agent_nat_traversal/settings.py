@@ -36,6 +36,13 @@ class NatSettings(BaseModel):
         "port 80; by default nobody else is asked",
     )
 
+    @field_validator("endpoints", "captive_portal_urls", mode="before")
+    @classmethod
+    def _are_listed(cls, value: object) -> object:
+        if isinstance(value, str):
+            raise ValueError(f'must be a list, as in ["{value}"]')
+        return value
+
     @field_validator("endpoints")
     @classmethod
     def _are_endpoints(cls, value: tuple[str, ...]) -> tuple[str, ...]:

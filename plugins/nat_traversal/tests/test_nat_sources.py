@@ -490,6 +490,8 @@ def test_settings_choose_the_sources() -> None:
     assert some.endpoints == ("203.0.113.7:1", "[2001:db8::1]:2")
     with pytest.raises(ValidationError):
         NatSettings(endpoints=("name.example:1",))
+    with pytest.raises(ValidationError, match="must be a list, as in"):
+        NatSettings(endpoints="203.0.113.7:1")  # type: ignore[arg-type]
     assert [spec.plugin for spec in plugin.coder_settings()] == ["nat_traversal"]
 
 

@@ -34,6 +34,13 @@ def test_what_is_no_endpoint_is_refused(text: str) -> None:
         AddrPort.parse(text)
 
 
+@pytest.mark.parametrize("text", ["foo", "1.2.3.4", "1.2.3.4:http", "1.2.3.4:"])
+def test_what_an_endpoint_looks_like_is_said(text: str) -> None:
+    """It is a user's setting: `endpoints` of nat_traversal."""
+    with pytest.raises(ValueError, match=r"is not an address with a port, as in 1\.2\.3\.4:41641"):
+        AddrPort.parse(text)
+
+
 @given(st.ip_addresses(), st.integers(0, 65535))
 def test_endpoints_round_trip(address: object, port: int) -> None:
     endpoint = AddrPort.of(str(address), port)

@@ -38,7 +38,9 @@ def netcheck(
     report_to: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help="also write a report that `coder lab replay` reads")
     ] = None,
-    redact: Annotated[bool, typer.Option("--redact", help="no address, name or key in that report")] = False,
+    redact: Annotated[
+        bool, typer.Option("--redact/--no-redact", help="leave addresses and names out of the report")
+    ] = True,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Check this network: UDP, NAT, IPv6, port mapping, relays and how far away they are.
@@ -62,7 +64,8 @@ def netcheck(
         from .report_file import write_report  # here: most runs write none, and it brings the judge along
 
         write_report(report, report_to, redacted=redact)
-        note(f"The report is in {report_to}; `coder lab replay {report_to}` rebuilds this network.")
+        inside = "no address, name or key in it" if redact else "with addresses and names; --redact leaves them out"
+        note(f"report written to {report_to} ({inside}); `coder lab replay {report_to}` rebuilds this network")
     if not report.reachable:
         raise typer.Exit(1)
 
