@@ -54,6 +54,7 @@ def test_udp_blocked_at_the_workspace_is_told_and_replayed(apart: Deployment, tm
     ping = apart.user.coder("ping", "dev", *flags)
     assert ping.code == 0, str(ping)
     verdict = ping.json()["verdict"]
+    assert ping.json()["counters"]["magicsock.path-relayed"] >= 1
     assert verdict["code"] == "udp_blocked_there", str(ping)
     assert verdict["path"] == "relayed"
     assert all(fix["code"] for remedy in verdict["fixes"] for fix in remedy["all_of"])

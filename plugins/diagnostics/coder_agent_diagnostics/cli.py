@@ -26,7 +26,7 @@ from coder_agent.verdict.judge import judge
 from coder_agent.workspace_name import WorkspaceName
 
 from .connection import diagnose, documents, lines_of
-from .explain import evidence_lines, headline, verdict_lines
+from .explain import counter_lines, evidence_lines, headline, verdict_lines
 from .peer import peer_lines
 from .report import RedactOption, ReportOption, write_report
 from .summary import Summary
@@ -182,10 +182,18 @@ class _Run:
         situation = situation_of(workspace.node, workspace.key)
         verdict = judge(situation)
         diagnostics = diagnose(situation)
-        self.explanation = {"verdict": to_document(verdict), "diagnostics": documents(diagnostics)}
+        counters = workspace.node.counters()
+        self.explanation = {
+            "verdict": to_document(verdict),
+            "diagnostics": documents(diagnostics),
+            "counters": counters,
+        }
         status = workspace.path()
         if status.kind is not PathKind.DIRECT or self.options.verbose:
             for line in (*lines_of(diagnostics), "Evidence:", *evidence_lines(verdict)):
+                note(line)
+        if self.options.verbose:
+            for line in counter_lines(counters):
                 note(line)
         note(headline(status, workspace.region_name(status.region)))
         for line in verdict_lines(verdict):

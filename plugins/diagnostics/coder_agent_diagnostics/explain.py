@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from coder_agent.base.paths import PathKind
 from coder_agent.cli.durations import format_latency
 from coder_agent.node import PathStatus
@@ -25,6 +27,11 @@ def evidence_lines(verdict: Verdict) -> list[str]:
     """Everything the verdict rests on, who said it in front."""
     who = {Where.HERE: "here", Where.THERE: "there", Where.PATH: "between", Where.DEPLOYMENT: "deployment"}
     return [f"  {who[one.where]:<10}  {one.text}" for one in verdict.evidence]
+
+
+def counter_lines(counters: Mapping[str, int]) -> list[str]:
+    """What our node sent, received and dropped; the names are those of the JSON."""
+    return ["Counters:", *(f"  {name:<36} {count}" for name, count in sorted(counters.items()))] if counters else []
 
 
 def verdict_lines(verdict: Verdict) -> list[str]:
