@@ -226,6 +226,7 @@ async def test_a_healthy_deployment_in_coders_shape(tmp_path: Path) -> None:
         assert set(document["derp"]["regions"]["999"]) == BASE | {"region", "node_reports"}
         assert (node["can_exchange_messages"], node["uses_websocket"]) == (True, False)
         assert node["stun"] == {"Enabled": True, "CanSTUN": True, "Error": None}
+        assert [lines[1] for lines in node["client_logs"]] == ["logged in", "logged in"]
         assert document["derp"]["netcheck"]["PreferredDERP"] == 999
         assert "Coder Embedded Relay (999)" in document["derp"]["netcheck_logs"][0]
         assert document["access_url"]["healthz_response"] == "OK"
@@ -389,6 +390,31 @@ async def test_prometheus_reads_the_last_report_and_causes_none(server: Server, 
     await report_of(alice)
     assert figures() == {"derp": 1.0, "access_url": 1.0, "websocket": 0.0, "database": 0.0}
     assert server.running.deployment.health.runs == 1
+
+
+async def test_a_run_ends_with_the_server(tmp_path: Path) -> None:
+    """The relay would be waited for longer than the server takes to stop."""
+    asked = anyio.Event()
+
+    async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await silent(reader, writer)
+
+    answers: list[int] = []
+
+    async def ask(api: Api) -> None:
+        answers.append((await api.get("/api/v2/debug/health?force=true")).status_code)
+
+    with anyio.fail_after(8):
+        async with (
+            listening(mute) as port,
+            whole(tmp_path, region(901, relay_at(port))) as (running, api),
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(ask, api)
+            await asked.wait()
+            running.deployment.stopping.set()  # the first thing that a stopping server does
+    assert answers == [503]
 
 
 # ---------------------------------------------------------------- access URL

@@ -88,7 +88,7 @@ def _node(report: NetcheckReport, node: NodeReport) -> Document:
         "round_trip_ping": go_duration(round_trip),
         "round_trip_ping_ms": int(round_trip * 1000),
         "uses_websocket": relay is not None and relay.uses_websocket,
-        "client_logs": [],
+        "client_logs": [list(lines) for lines in relay.logs] if relay is not None else [],
         "client_errs": [[error]] if error else [],
         "stun": {"Enabled": asked, "CanSTUN": can_stun, "Error": node.stun_error if asked and not can_stun else None},
     }

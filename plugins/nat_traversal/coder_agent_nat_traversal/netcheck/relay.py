@@ -53,7 +53,7 @@ async def check_relay(node: DerpNode, options: DialOptions, effort: Effort | Non
                 await anyio.sleep(RETRY_PAUSE)
             if await check.once():
                 break
-    return check.result
+    return replace(check.result, logs=tuple(tuple(lines) for lines in check.logs))
 
 
 class _Check:
@@ -62,6 +62,7 @@ class _Check:
     def __init__(self, node: DerpNode, options: DialOptions, effort: Effort) -> None:
         self._node, self._options, self._effort = node, options, effort
         self._late = f"{node.host_name} takes longer than {effort.seconds:g} s"
+        self.logs: list[list[str]] = []
         self.result = RelayCheck(error=self._late)
 
     async def once(self) -> bool:
@@ -69,6 +70,7 @@ class _Check:
         answer = await measure_https(self._node, self._options)
         self.result = RelayCheck(answer.latency, answer.family, error=answer.error, hint=answer.hint)
         if answer.latency is None:
+            self.logs.append([f"GET /derp/latency-check: {answer.error}"])
             return "certificate" in answer.error
         late = f"two clients of {self._node.host_name} did not reach each other within {self._effort.seconds:g} s"
         self.result = replace(self.result, error=late)
@@ -84,23 +86,29 @@ class _Check:
         why, hint = "", ""
         if not self._effort.websocket:
             try:
-                round_trip = await _exchange(self._node, self._options, self._effort, websocket=False)
+                round_trip = await self._exchange(websocket=False)
                 self.result = replace(known, exchanged=True, round_trip=round_trip, error="")
                 return
             except UpgradeRefused as refusal:
                 why, hint = f"{refusal.message}; ", refusal.hint or ""
         known = self.result = replace(known, uses_websocket=True)
         try:
-            round_trip = await _exchange(self._node, self._options, self._effort, websocket=True)
+            round_trip = await self._exchange(websocket=True)
         except CoderAgentError as error:
             raise TransportBroken(f"{why}{error.message}", hint=hint or error.hint) from error
         why = why and f"{why}tunnels use a WebSocket, which is slower"
         self.result = replace(known, exchanged=True, round_trip=round_trip, error=why, hint=hint)
 
+    async def _exchange(self, *, websocket: bool) -> float:
+        sender, receiver = _Client(), _Client()
+        self.logs += [sender.log, receiver.log]
+        return await _exchange(sender, receiver, self._node, self._options, self._effort, websocket)
 
-async def _exchange(node: DerpNode, options: DialOptions, effort: Effort, *, websocket: bool) -> float:
+
+async def _exchange(
+    sender: _Client, receiver: _Client, node: DerpNode, options: DialOptions, effort: Effort, websocket: bool
+) -> float:
     """Seconds from one client to the relay and back, once the other has got its packet. Raises CoderAgentError."""
-    sender, receiver = _Client(), _Client()
     try:
         with effort.vouch(sender.key.public()), effort.vouch(receiver.key.public()):
             async with anyio.create_task_group() as tasks:
@@ -130,10 +138,17 @@ class _Client:
         self.ready, self.received, self.ponged = anyio.Event(), anyio.Event(), anyio.Event()
         self._derp = DerpClient(self.key, rng=os.urandom, now=anyio.current_time())
         self._wire: RelayWire | None = None
+        self.log: list[str] = []
 
     async def run(self, node: DerpNode, options: DialOptions, websocket: bool) -> None:
         """Connect, log in, read until cancelled. Raises CoderAgentError."""
-        wire = self._wire = await open_wire(node, options, websocket=websocket)
+        how = "a WebSocket" if websocket else "Upgrade: DERP"
+        self.log.append(f"{self.key.public().short} connects to {node.host_name} by {how}")
+        try:
+            wire = self._wire = await open_wire(node, options, websocket=websocket)
+        except CoderAgentError as error:
+            self.log.append(error.message)
+            raise
         try:
             while True:
                 for event in self._derp.feed(await wire.receive(), anyio.current_time()):
@@ -161,8 +176,11 @@ class _Client:
 
     def _note(self, event: ClientEvent) -> None:
         if isinstance(event, LoggedIn):
+            self.log.append("logged in")
             self.ready.set()
         elif isinstance(event, PacketsReceived):
+            if not self.received.is_set():
+                self.log.append("received the other's packet")
             self.received.set()
         elif isinstance(event, PongReceived):
             self.ponged.set()

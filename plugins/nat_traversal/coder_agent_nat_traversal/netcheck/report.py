@@ -36,7 +36,8 @@ class Interface:
 @dataclass(frozen=True, slots=True)
 class RelayCheck:
     """A relay node asked over HTTPS. `latency`: of one small request; `exchanged`: two clients reached one another
-    through it, `round_trip` from one to the relay and back. Units: seconds. `error` is one line, `hint` what to do.
+    through it, `round_trip` from one to the relay and back. Units: seconds. `error` is one line, `hint` what to do,
+    `logs` what each client did.
     """
 
     latency: float | None = None
@@ -46,6 +47,7 @@ class RelayCheck:
     uses_websocket: bool = False
     error: str = ""
     hint: str = ""
+    logs: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
