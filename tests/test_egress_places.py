@@ -77,6 +77,7 @@ REVIEWED = {
     ("plugins/nat_traversal/coder_agent_nat_traversal/netcheck/links.py", "connect"): "the same, addresses of nobody",
     # answers only
     ("coder_agent/stun_responder.py", "sendto"): "answers who asks",
+    ("coder_agent/stun_responder.py", "sendmsg"): "the same",
     ("coder_agent/stun_responder.py", "create_datagram_endpoint"): "a socket that listens",
     ("coder_agent/stun_responder.py", "getaddrinfo"): "where we listen: the operator's own address",
     ("plugins/server/coder_agent_server/listening.py", "getaddrinfo"): "the same",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -41,6 +42,26 @@ async def test_a_node_learns_its_address_and_junk_is_ignored() -> None:
             mine = udp.extra(anyio.abc.SocketAttribute.local_port)
     assert isinstance(answer, BindingResponse)
     assert (answer.txid, answer.mapped) == (TXID, AddrPort("127.0.0.1", mine))
+
+
+@pytest.mark.parametrize(
+    ("listen", "asked"),
+    [("0.0.0.0", "127.0.0.1"), ("0.0.0.0", "127.0.0.2"), ("::", "127.0.0.2"), ("::", "::1")],
+    ids=lambda value: value,
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system chooses the address of a reply")
+async def test_the_answer_comes_from_the_address_that_was_asked(listen: str, asked: str) -> None:
+    """A connected socket hears nobody else, and neither does one behind a NAT."""
+    async with open_stun(HostPort(listen, 0), exact=True) as at:
+        assert at is not None
+        # From 127.0.0.1, which would be the system's choice for the answer, too.
+        source = "::1" if ":" in asked else "127.0.0.1"
+        async with await anyio.create_connected_udp_socket(asked, at.port, local_host=source) as udp:
+            await udp.send(encode_request(TXID))
+            with anyio.fail_after(5):
+                answer = parse_response(await udp.receive())
+    assert isinstance(answer, BindingResponse)
+    assert answer.mapped.host == source
 
 
 async def test_a_taken_default_port_is_replaced_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
