@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -175,6 +176,13 @@ async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     """Accepts, reads, says nothing."""
     while await reader.read(4096):
         pass
+
+
+def untrusted_tls() -> ssl.SSLContext:
+    """A certificate of an authority that nobody knows."""
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(tls)
+    return tls
 
 
 class Proxy:
@@ -451,6 +459,15 @@ async def test_access_url_where_somebody_else_answers(head: str, said: str) -> N
     assert (found.is_healthy, found.details["reachable"]) == (False, True)
 
 
+async def test_access_url_with_a_wrong_certificate() -> None:
+    async with listening(silent, ssl=untrusted_tls()) as port:
+        found = await AccessUrlCheck(f"https://127.0.0.1:{port}", True, DIRECT).run()
+    assert found.error is not None
+    assert found.error.code == "EACS03"
+    assert f"the certificate of 127.0.0.1:{port} does not verify" in found.error.message
+    assert "ca_file" in found.error.message  # what to do
+
+
 async def test_access_url_that_is_none() -> None:
     found = await WrongAccessUrl("ftp://x", "not an http or https URL").run()
     assert str(found.error).startswith("EACS02: The access URL 'ftp://x' is not one")
@@ -577,12 +594,8 @@ async def test_relays_with_a_wrong_certificate_and_without_an_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("coder_agent_nat_traversal.health.NODE_SECONDS", 1.0)
-    import ssl
-
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    trustme.CA().issue_cert("127.0.0.1").configure_cert(tls)
     async with AsyncExitStack() as stack:
-        untrusted = await stack.enter_async_context(listening(silent, ssl=tls))
+        untrusted = await stack.enter_async_context(listening(silent, ssl=untrusted_tls()))
         mute = await stack.enter_async_context(listening(silent))
         regions = (region(901, relay_at(untrusted, force_http=False)), region(902, relay_at(mute, 902)))
         _, api = await stack.enter_async_context(whole(tmp_path, *regions))
