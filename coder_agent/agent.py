@@ -104,7 +104,10 @@ class Agent:
 
     def on_derp_map(self, derp_map: DerpMap) -> None:
         """A relay map; the embedded relay is where we reach the server, not where it thinks it is."""
-        derp_map = self._derp_map = viewed_from(derp_map, self._config.url)
+        derp_map = viewed_from(derp_map, self._config.url)
+        if derp_map != self._derp_map:
+            log.info("relay map: regions %s", ", ".join(map(str, sorted(derp_map.regions))) or "none")
+        self._derp_map = derp_map
         if self._node is not None:
             self._node.set_derp_map(derp_map)
 
