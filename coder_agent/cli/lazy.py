@@ -36,6 +36,8 @@ SELECTION_FLAGS = ("config", "no_plugins", "disable_plugin", "only_plugin", "ver
 GROUPS = {
     "plugins": "See which plugins there are, and what they do.",
     "config": "See the effective configuration.",
+    "lab": "Networks in a simulator: which get direct paths, and those of reports.",
+    "airgap": "Keep a deployment off the Internet.",
 }
 """One line of help for a group of commands; a group that is not here gets a plain one."""
 

@@ -22,8 +22,9 @@ def evidence_of(situation: Situation, there: str) -> tuple[Evidence, ...]:
     lines += [Evidence(Where.PATH, text) for text in _attempts(situation.attempts)]
     if not situation.published:
         lines.append(Evidence(Where.THERE, f"{there} publishes no endpoint"))
-    lines += [Evidence(Where.DEPLOYMENT, text) for text in _deployment(situation)]
-    return tuple(lines)
+    if not situation.relay.has_stun:
+        lines.append(Evidence(Where.DEPLOYMENT, "the relay map has no STUN server"))
+    return (*lines, *_rules(situation))
 
 
 def _facts(facts: NatFacts) -> str:
@@ -94,16 +95,17 @@ def _attempt(attempt: Attempt) -> str:
     )
 
 
-def _deployment(situation: Situation) -> list[str]:
-    lines = [] if situation.relay.has_stun else ["the relay map has no STUN server"]
-    for rules, whose in (
-        (situation.rules_deployment, "the deployment"),
-        (situation.rules_here, "this end"),
-        (situation.rules_there, "the other end"),
+def _rules(situation: Situation) -> list[Evidence]:
+    lines: list[Evidence] = []
+    for rules, where, whose in (
+        (situation.rules_deployment, Where.DEPLOYMENT, "the deployment"),
+        (situation.rules_here, Where.HERE, "this end"),
+        (situation.rules_there, Where.THERE, "the other end"),
     ):
         who = rules.set_by or whose
         if rules.direct is not DirectRule.AUTO:
-            lines.append(f"{who}: direct connections {'never' if rules.direct is DirectRule.NEVER else 'only'}")
+            often = "never" if rules.direct is DirectRule.NEVER else "only"
+            lines.append(Evidence(where, f"{who}: direct connections {often}"))
         if not rules.ipv6:
-            lines.append(f"{who}: no IPv6")
+            lines.append(Evidence(where, f"{who}: no IPv6"))
     return lines

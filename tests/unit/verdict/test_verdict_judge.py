@@ -139,6 +139,12 @@ def test_every_attempt_and_both_networks_are_in_the_evidence() -> None:
     assert "you sent 3 pings over UDP: 0 answered, 0 arrived" in texts
 
 
+def test_a_wish_of_this_end_is_not_called_the_deployments() -> None:
+    verdict = judge(replace(RELAYED, rules_here=PathRules(DirectRule.NEVER, set_by="--disable-direct-connections")))
+    said = [one.where for one in verdict.evidence if one.text == "--disable-direct-connections: direct connections never"]
+    assert said == [Where.HERE]
+
+
 def test_a_hundred_attempts_are_not_a_hundred_lines() -> None:
     many = tuple(replace(TRIED, addr=AddrPort("203.0.113.1", port)) for port in range(1, 101))
     lines = [one for one in judge(replace(RELAYED, attempts=many)).evidence if "tried" in one.text]
