@@ -20,10 +20,11 @@ from coder_agent.hooks.manager import PluginHost
 from coder_agent.hooks.settings import Settings
 
 from .app import build_app
+from .certificates import Certificates
 from .deployment import Deployment, utc_now
 from .derp_map import LiveDerpMap, build_derp_map
 from .derp_map_keeper import DerpMapKeeper, without_stun
-from .health.assembly import build_checks
+from .health.assembly import furnish
 from .listening import HttpServer, Kind, Listener, http_config, open_listeners, serving, tls_context
 from .metrics import build_metrics_app
 from .options import AccessUrl, HostPort, ServerOptions
@@ -48,7 +49,7 @@ class Running:
     metrics: HostPort | None
     stun: HostPort | None
     reload: Callable[[], None]
-    """Read the relay map's sources again (SIGHUP)."""
+    """Read the relay map's sources and the certificate again (SIGHUP)."""
 
     @property
     def access_url(self) -> str:
@@ -78,7 +79,10 @@ async def open_server(options: ServerOptions, host: PluginHost, settings: Settin
             adapt=lambda part: egress.inside(without_stun(part) if no_stun else part),
         )
         deployment = await _deploy(options, host, settings, access_url, database, await keeper.start())
-        deployment.health.checks = build_checks(deployment, host, keeper.failures)
+        furnish(deployment, host, keeper.failures)
+        certificates = Certificates(tls, options.tls, deployment.relay) if tls and options.tls else None
+        if certificates is not None:
+            certificates.start()
         app = build_app(deployment, _plugin_routes(host, deployment))
         if deployment.relay is not None:
             await stack.enter_async_context(deployment.relay.open())
@@ -87,19 +91,28 @@ async def open_server(options: ServerOptions, host: PluginHost, settings: Settin
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_keep_seen, deployment)
             tasks.start_soon(keeper.run)
+            if certificates is not None:
+                tasks.start_soon(certificates.run)
             tasks.start_soon(partial(deployment.health.run, deployment.stopping, background=_is_watched(options)))
             try:
                 async with serving(servers, listeners):
                     try:
                         bound = {listener.kind: listener.bound for listener in listeners}
+                        reload = partial(_reload, keeper, certificates)
                         yield Running(
-                            deployment, bound.get("http"), bound.get("https"), bound.get("metrics"), stun, keeper.reload
+                            deployment, bound.get("http"), bound.get("https"), bound.get("metrics"), stun, reload
                         )
                     finally:
                         _say_goodbye(deployment)
             finally:
                 tasks.cancel_scope.cancel()
         await _save_seen(deployment)
+
+
+def _reload(keeper: DerpMapKeeper, certificates: Certificates | None) -> None:
+    keeper.reload()
+    if certificates is not None:
+        certificates.reload()
 
 
 async def _deploy(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 import trustme
 from coder_agent_server.health import checks
@@ -654,3 +655,23 @@ async def test_relays_that_admit_known_peers_only_are_told_about_our_checks(serv
     with deployment.health.vouch(key):
         assert deployment.knows_key(str(key))
     assert not deployment.knows_key(str(key))
+
+
+async def test_what_is_timed_is_not_kept_waiting_by_other_checks() -> None:
+    order: list[str] = []
+
+    class Notes:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def run(self) -> HealthFinding:
+            order.append(f"{self.name} begins")
+            await anyio.lowlevel.checkpoint()
+            order.append(f"{self.name} ends")
+            return HealthFinding()
+
+    async with monitoring(Notes("derp"), Notes("websocket")) as (monitor, _):
+        monitor.alone = [Notes("database")]
+        report = await monitor.report(force=True)
+    assert order[:2] == ["database begins", "database ends"]
+    assert list(report.findings) == ["derp", "websocket", "database"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -61,19 +61,20 @@ class PluginView:
         return self._server.health.vouch(key)
 
 
-def build_checks(server: Deployment, host: PluginHost, failures: Mapping[str, str]) -> Sequence[HealthCheck]:
-    """All of them. A plugin's check that is called like one of ours is left out, with a line in the log."""
+def furnish(server: Deployment, host: PluginHost, failures: Mapping[str, str]) -> None:
+    """Give the deployment's monitor all of them. A plugin's check that is called like one of ours is left out, with a
+    line in the log."""
     dial = server.settings.network.dial_options()
     found = {check.name: check for check in host.health_checks(PluginView(server))}
     own: list[HealthCheck] = [
         MapSources(found.pop("derp", None), failures),
         _access_url(server),
         WebsocketCheck(server.access_url, server.health.probe, dial),
-        DatabaseCheck(server.database, server.options.health_database),
     ]
     for name in sorted(RESERVED & found.keys()):
         logger.warning("coder_health_checks: the section %s is the server's own; a plugin's was left out", name)
-    return [*own, *(check for name, check in sorted(found.items()) if name not in RESERVED)]
+    server.health.alone = [DatabaseCheck(server.database, server.options.health_database)]
+    server.health.checks = [*own, *(check for name, check in sorted(found.items()) if name not in RESERVED)]
 
 
 def _access_url(server: Deployment) -> HealthCheck:

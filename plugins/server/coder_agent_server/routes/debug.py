@@ -68,7 +68,7 @@ async def put_settings(request: Request) -> Response:
     await owner_only(request)
     server = deployment(request)
     wanted = sorted(set((await read_json(request, SettingsBody)).dismissed_healthchecks))
-    known = {*SECTIONS, *(check.name for check in server.health.checks)}
+    known = {*SECTIONS, *(check.name for check in server.health.all)}
     if unknown := [name for name in wanted if name not in known]:
         raise invalid("dismissed_healthchecks", f"There is no section {unknown[0][:64]!r}: {', '.join(SECTIONS)}.")
     async with server.database.write() as session:
