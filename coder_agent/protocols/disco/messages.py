@@ -62,7 +62,7 @@ class Pong:
     def encode(self) -> bytes:
         """The plaintext."""
         padding = bytes(self.padding)
-        if self.accepts and self.padding >= _ACCEPTS:
+        if self.version and self.padding >= _ACCEPTS:
             padding = self.accepts.to_bytes(_ACCEPTS, "big") + padding[_ACCEPTS:]
         return bytes((self.TYPE, self.version)) + self.txid + pack_endpoint(self.src) + padding
 

@@ -22,6 +22,7 @@ from coder_agent.base.burst import Burst
 from coder_agent.base.keys import NodePrivate, NodePublic
 from coder_agent.base.paths import DerpPath, Path, UdpPath
 from coder_agent.hooks import Transport, TransportContext
+from coder_agent.hooks.interfaces import MeasuringTransport
 
 pytestmark = pytest.mark.anyio
 
@@ -243,6 +244,31 @@ async def test_what_cannot_be_sent_to_is_lost_and_counted() -> None:
             assert pair.sender.send(Burst.of(b"x"), path)
         assert pair.sender.stats()["tx_lost_no_socket"] == 4
         assert pair.sender.bound_ports()[1] is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere fragments cannot be forbidden")
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_a_probe_goes_whole_or_not_at_all_and_data_as_before(host: str) -> None:
+    async with open_pair(UdpSettings()) as pair:
+        sender, path = pair.sender, pair.path(host)
+        assert isinstance(sender, MeasuringTransport)
+        link = sender._v6 if ":" in host else sender._v4
+        assert link is not None
+        level, option = (socket.IPPROTO_IPV6, 23) if ":" in host else (socket.IPPROTO_IP, 10)
+        usual = link.bound.sock.getsockopt(level, option)
+        assert sender.send_whole(Burst.of(bytes(8972)), path)
+        assert not sender.send_whole(Burst.of(bytes(65536)), path)
+        assert sender.stats()["tx_probes_refused"] == 1
+        assert sender.stats()["tx_lost_too_big"] == 0, "data was not concerned"
+        assert link.bound.sock.getsockopt(level, option) == usual
+        await pair.got.until(lambda: bool(pair.got.packets))
+        assert [len(packet) for packet in pair.got.packets] == [8972]
+
+
+async def test_a_probe_to_nowhere_is_refused() -> None:
+    async with open_pair(UdpSettings(ipv6=False)) as pair:
+        assert not pair.sender.send_whole(Burst.of(b"x"), UdpPath(AddrPort("::1", 9)))
+        assert not pair.sender.send_whole(Burst.of(b"x"), DerpPath(1, NodePublic(bytes(32))))
 
 
 async def test_too_large_a_datagram_is_lost_and_counted() -> None:

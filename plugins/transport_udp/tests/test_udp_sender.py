@@ -134,6 +134,19 @@ def test_a_path_that_refuses_large_segments_is_remembered_for_them_only(code: in
     assert bench.sock.calls == [("sendto", 1)] * 3 + [("sendmsg", 3)] * 2
 
 
+@pytest.mark.parametrize("code", [errno.EMSGSIZE, errno.EINVAL])
+def test_who_chose_too_large_a_size_is_told_and_may_try_again_once_it_passes(code: int) -> None:
+    bench, burst = Bench(code), burst_of(3, 1472)
+    assert bench.send(burst)
+    assert bench.dead == [(UdpPath(TO), errno.EMSGSIZE)]
+    bench.sender.note_passed(1400, TO)
+    bench.sock.calls.clear()
+    assert bench.send(burst)
+    bench.sender.note_passed(1472, TO)
+    assert bench.send(burst)
+    assert bench.sock.calls == [("sendto", 1)] * 3 + [("sendmsg", 3)]
+
+
 def test_a_card_without_checksum_offload_ends_segmentation_for_good() -> None:
     bench, burst = Bench(errno.EIO), burst_of(3)
     assert bench.send(burst)

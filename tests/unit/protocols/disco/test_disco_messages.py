@@ -38,6 +38,15 @@ def test_pong_golden() -> None:
     assert parse(PONG) == Pong(TXID, V4)
 
 
+def test_a_padded_pong_says_which_packets_its_sender_takes() -> None:
+    pong = Pong(TXID, V4, version=1, padding=4, accepts=8940)
+    assert pong.encode() == b"\x02\x01" + PONG[2:] + b"\x22\xec\x00\x00"
+    assert parse(pong.encode()) == pong
+    assert parse(Pong(TXID, V4, 1, 1, accepts=8940).encode()) == Pong(TXID, V4, 1, 1), "no room to say it"
+    assert parse(Pong(TXID, V4, 0, 9, accepts=8940).encode()) == Pong(TXID, V4, 0, 9), "stock peers never say it"
+    assert parse(b"\x02\x00" + pong.encode()[2:]) == Pong(TXID, V4, 0, 4)
+
+
 def test_call_me_maybe_golden() -> None:
     assert CallMeMaybe((V4, V6)).encode() == CALL
     assert parse(CALL) == CallMeMaybe((V4, V6))
