@@ -50,6 +50,7 @@ from .magicsock.core import PathStatus as PathStatus
 from .magicsock.effects import PathUpdate, PongReceived
 from .magicsock.home import choose_home, may_be_home
 from .magicsock.peer_map import Reach
+from .magicsock.standby import second_home
 from .protocols.netstack.config import StackConfig
 from .protocols.netstack.listening import SynRequest
 from .protocols.netstack.stack import Stack
@@ -64,6 +65,8 @@ from .runtime.streams import TunnelStream as TunnelStream
 log = logging.getLogger(__name__)
 Ts = TypeVarTuple("Ts")
 
+STANDBY_TICK = 2.0
+"""Seconds between looks at the second relay: well below the 10 s for which one `keep_warm` holds."""
 HOME_PATIENCE = 1.0
 """Seconds to wait for a first latency before a home region is chosen without one."""
 DIAL_TIMEOUT = 15.0
@@ -214,6 +217,8 @@ class TailnetNode:
         if self._hub is not None:
             self._hub.set_map(derp_map)
         self._choose_home(patient=True)
+        for peer in self._peers.values():
+            self._set_relays(peer)
 
     # ------------------------------------------------------------ peers
 
@@ -235,6 +240,7 @@ class TailnetNode:
                 peer.key, peer.disco, home=peer.preferred_derp, endpoints=endpoints, now=engine.now()
             )
         )
+        self._set_relays(peer)
         if self._hub is not None:
             self._hub.peers_changed()
         self.emit(PeerChanged(peer.key, change))
@@ -469,13 +475,40 @@ class TailnetNode:
                 loop = asyncio.get_running_loop()
                 self._home_timer = loop.call_later(HOME_PATIENCE, lambda: self._choose_home(patient=False))
             return
-        home = choose_home(self.derp_map, latency, self.home, self.engine.magicsock.rules.prefer_region)
+        usable = self._without_dead_relays()
+        home = choose_home(usable, latency, self.home, self.engine.magicsock.rules.prefer_region)
         if home != self.home:
             self.home = home
             self.engine.magicsock.set_home(home)
             if self.engine.relay is not None:
                 self.engine.relay.set_home(home)
             self._self_changed()
+        self._choose_second()
+
+    def _without_dead_relays(self) -> DerpMap:
+        """The relay map without regions that have been down for a while, if it has others."""
+        dead = self.engine.standby.given_up(self.engine.now())
+        living = {rid: region for rid, region in self.derp_map.regions.items() if rid not in dead}
+        return replace(self.derp_map, regions=living) if any(map(may_be_home, living.values())) else self.derp_map
+
+    def _choose_second(self) -> None:
+        """By what we publish and nothing else: peers compute the same from it."""
+        standby, node = self.engine.standby, self.self_node()
+        standby.home = node.preferred_derp
+        standby.second = second_home(self.derp_map, node.preferred_derp, node.derp_latency)
+
+    def _set_relays(self, peer: Node) -> None:
+        second = second_home(self.derp_map, peer.preferred_derp, peer.derp_latency)
+        self.engine.standby.set_peer(peer.key, peer.preferred_derp, second)
+
+    async def _keep_second_relay(self) -> None:
+        """Keep the second region connected, and leave a home that stays down."""
+        while True:
+            self._choose_home(patient=True)
+            relay, second = self.engine.relay, self.engine.standby.second
+            if relay is not None and second:
+                relay.keep_warm(second)
+            await anyio.sleep(STANDBY_TICK)
 
     def _self_changed(self) -> None:
         node = self.self_node()
@@ -492,6 +525,7 @@ class TailnetNode:
 
     def _transport_event(self, event: Event) -> None:
         if isinstance(event, RelayChanged):
+            self.engine.relay_changed(event.region, event.connected)
             self._self_changed()  # a relay may have fallen back to WebSocket, which our node says
         self.emit(event)
 
@@ -532,6 +566,7 @@ class TailnetNode:
                 exits.callback(lambda: log.debug("counters: %s", self.engine.all_counters()))
                 self._start_hub(self._tasks)
                 self._tasks.start_soon(self._watch_sleep)
+                self._tasks.start_soon(self._keep_second_relay)
                 self._tasks.start_soon(watch_links, self._link_changed)
                 self._tasks.start_soon(watch_verdicts, self)
                 yield self

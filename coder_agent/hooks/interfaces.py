@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 from .egress import OPEN, Egress
 
 if TYPE_CHECKING:  # annotations only: `coder --help` imports this module and shall not pay for keys and tasks
+    import ssl
+
     import anyio.abc
 
     from ..base.addresses import AddrPort
@@ -135,6 +137,15 @@ class RelayTransport(Transport, Protocol):
 
     def connected(self, region: int) -> bool:
         """True once ServerInfo of that region has arrived and the connection still lives."""
+        ...
+
+
+@runtime_checkable
+class DoubtingTransport(Protocol):
+    """A relay transport that can find out whether a connection still lives."""
+
+    def doubt(self, region: int) -> None:
+        """Ask the relay for an answer; a connection on which none comes within two seconds is closed."""
         ...
 
 
@@ -334,6 +345,16 @@ class RelayBackend(Protocol):
 
     def metrics(self) -> Mapping[str, int]:
         """Counters: clients, frames, bytes, drops by reason."""
+        ...
+
+
+@runtime_checkable
+class ExtendsChain(Protocol):
+    """A RelayBackend that puts something behind the TLS certificate of its server, such as DERP's fast start does."""
+
+    def load_chain(self, context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
+        """As `context.load_cert_chain`, and more behind the chain. Called again every ten days and on SIGHUP, also with
+        the context in use. Raises OSError."""
         ...
 
 

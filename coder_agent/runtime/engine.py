@@ -19,7 +19,7 @@ from ..base.addresses import AddrPort
 from ..base.burst import Burst
 from ..base.keys import NodePublic
 from ..base.paths import DerpPath, Path, UdpPath
-from ..hooks.interfaces import DirectTransport, RelayTransport, Transport
+from ..hooks.interfaces import DirectTransport, DoubtingTransport, MeasuringTransport, RelayTransport, Transport
 from ..magicsock.core import Magicsock, Route
 from ..magicsock.demux import PacketKind, classify, classify_burst
 from ..magicsock.effects import (
@@ -35,6 +35,7 @@ from ..magicsock.effects import (
     RelayWanted,
     TunnelMtu,
 )
+from ..magicsock.standby import Standby
 from ..protocols.effects import Authenticated, Deliver, Dropped, SendRaw, SessionReady, Transmit
 from ..protocols.netstack.stack import Stack
 from ..protocols.wireguard.device import Device
@@ -113,6 +114,7 @@ class Engine:
         self.tap: Tap | None = None
         self.direct: DirectTransport | None = None
         self.relay: RelayTransport | None = None
+        self.standby = Standby()
         self._observer = observer
         self._scheduler = scheduler
         self._blocked: dict[NodePublic, _Blocked] = {}
@@ -176,9 +178,19 @@ class Engine:
         log.debug("send by %s failed: %s", path, error)
         now = self._scheduler.time()
         too_big = error.errno == errno.EMSGSIZE
+        if isinstance(path, DerpPath):
+            self.standby.gone(path.key, path.region)
         self._carry_out(self.magicsock.send_failed(path, now, too_big=too_big), None, now)
 
     # ------------------------------------------------------------ from the node
+
+    def relay_changed(self, region: int, up: bool) -> None:
+        """A relay connection of ours came up or went down: what waits for one that is down waits in vain."""
+        was_down = region in self.standby.down
+        self.standby.relay_changed(region, up, self._scheduler.time())
+        if not up and not was_down and region in (self.standby.home, self.standby.second):
+            for peer in self.standby.peers_by_relay(self._scheduler.time()):
+                self._send_again(peer)
 
     def rebind(self, reason: str) -> None:
         """The network under us changed: fresh sockets, and nothing learnt about direct paths holds any more."""
@@ -253,6 +265,7 @@ class Engine:
         """Drop what is kept for a removed peer."""
         self._blocked.pop(peer, None)
         self._pathless.pop(peer, None)
+        self.standby.remove_peer(peer)
 
     # ------------------------------------------------------------ receiving
 
@@ -344,6 +357,8 @@ class Engine:
             self.magicsock.learn_source(path.addr, peer, now)
         else:
             self.magicsock.note_derp_seen(peer, path.region, now)
+            if self.standby.heard(peer, path.region, now):
+                self._doubt_relay(self.standby.home)
 
     # ------------------------------------------------------------ sending
 
@@ -391,7 +406,14 @@ class Engine:
         if route.derp is not None and route.udp is not None:
             self.counters["sent-twice"] += burst.count
         if route.derp is not None and self.relay is not None:
-            self._hand_over(self.relay, peer, burst, DerpPath(route.derp, peer), keep=True)
+            region, other = self.standby.regions(peer, route.derp, self._scheduler.time())
+            if other:  # as below: the relay in doubt must not hold up the other
+                self.counters["sent-by-two-relays"] += burst.count
+                self._hand_over(self.relay, peer, burst, DerpPath(region, peer), keep=False)
+                region = other
+            elif region != route.derp:
+                self.relay.keep_warm(route.derp)
+            self._hand_over(self.relay, peer, burst, DerpPath(region, peer), keep=True)
         if route.udp is not None and self.direct is not None:
             # In a dual send the direct path is the doubtful one: it may lose its copy, and must not hold up the relay.
             self._hand_over(self.direct, peer, burst, route.udp, keep=route.derp is None)
@@ -419,22 +441,54 @@ class Engine:
         else:
             self.counters["dropped-pending-full"] += burst.count
 
+    def _doubt_relay(self, region: int) -> None:
+        """Have the connection to a relay tried: if it is dead, it shall end soon."""
+        if isinstance(self.relay, DoubtingTransport):
+            self.relay.doubt(region)
+
+    def _send_again(self, peer: NodePublic) -> None:
+        """What is under way by relay may be lost, and what waits for it is late."""
+        blocked = self._blocked.get(peer)
+        if blocked is not None and blocked.transport is self.relay:
+            self.counters["dropped-path-changed"] += len(blocked.waiting)
+            del self._blocked[peer]
+        self.stack.path_doubted(peer, self._scheduler.time())
+        self.kick()
+
+    def _look_at_relays(self, now: float) -> None:
+        """Is what goes by relay answered?"""
+        for peer in self.standby.due(now):
+            if self.standby.note_flow(peer, self.stack.flow(peer), now):
+                self.counters["relay-doubts"] += 1
+                self._doubt_relay(self.magicsock.path(peer).region)
+                self._send_again(peer)
+
     def _send_raw(self, effect: SendRaw) -> None:
         transport: Transport | None = self.direct if isinstance(effect.path, UdpPath) else self.relay
+        packet = Burst.of(effect.data)
         if self.tap is not None:
             self.tap("disco", effect.data)
-        send = getattr(transport, "send_whole" if effect.whole else "send", None)
-        if send is None or not send(Burst.of(effect.data), effect.path):
+        if effect.whole:
+            if not isinstance(transport, MeasuringTransport) or not transport.send_whole(packet, effect.path):
+                self.counters["dropped-probe"] += 1  # too large for the local link, mostly: that is an answer, too
+        elif transport is None or not transport.send(packet, self._raw_path(packet, effect.path)):
             self.counters["dropped-raw"] += 1
+
+    def _raw_path(self, packet: Burst, path: Path) -> Path:
+        """Disco by relay takes the same relays as data; a ping's pong is told apart by its number, not by its way."""
+        if not isinstance(path, DerpPath) or self.relay is None:
+            return path
+        region, other = self.standby.regions(path.key, path.region, self._scheduler.time())
+        if other:
+            self.relay.send(packet, DerpPath(other, path.key))
+        return path if region == path.region else DerpPath(region, path.key)
 
     # ------------------------------------------------------------ time
 
     def _arm_timer(self, now: float) -> None:
         """One timer for all cores, moved only when something is due earlier: most wake-ups touch nothing."""
-        due = min(
-            (d for d in (self.device.deadline(), self.stack.deadline(), self.magicsock.deadline()) if d is not None),
-            default=float("inf"),
-        )
+        cores = (self.device, self.stack, self.magicsock, self.standby)
+        due = min((d for d in [core.deadline() for core in cores] if d is not None), default=float("inf"))
         if due >= self._timer_at or self._closed:
             return
         if self._timer is not None:
@@ -457,6 +511,9 @@ class Engine:
         due = self.stack.deadline()
         if due is not None and due <= now:
             self.stack.on_timer(now)
+        due = self.standby.deadline()
+        if due is not None and due <= now:
+            self._look_at_relays(now)
         self._wake_streams()
         self.flush()
 

@@ -25,6 +25,8 @@ SCRATCH_BYTES = 64 << 10
 """Receive buffer while HTTP or WebSocket framing is still around the stream."""
 SMALL_BYTES = 4 << 10
 """Disco, handshakes and ACKs of this size are taken even behind bulk that waits for the network …"""
+DOUBT_PATIENCE = 1.0
+"""Seconds that a relay has to answer a ping when answers are missing: longer than TCP needs to send it three times."""
 LINK_PATIENCE = 3.0
 """Seconds for the relay to answer after the network under us changed (magicsock/derp.go, maybeCloseDERPsOnRebind)."""
 HARD_LIMIT = 512 << 10
@@ -89,6 +91,13 @@ class RelayConnection(asyncio.BufferedProtocol):
             self.silent_at = self._clock() + LINK_PATIENCE
         self.client.ping(os.urandom(PING_SIZE))
         self.flush()
+
+    def doubt(self) -> None:
+        """Somebody misses answers: the connection is dead if the relay, asked, says nothing until `silent_at`."""
+        if self.silent_at is None:
+            self.silent_at = self._clock() + DOUBT_PATIENCE
+            self.client.ping(os.urandom(PING_SIZE))
+            self.flush()
 
     def flush(self) -> None:
         """Write what the core has to say."""

@@ -46,6 +46,9 @@ QUEUE_BURST_BYTES = 8 << 10
 WARM_FOR = 10.0
 """Seconds for which one `keep_warm` makes a region that is not home worth redialling: three heartbeats of magicsock."""
 
+RESTART_MAX = 10.0
+"""Seconds: a relay that asks us to stay away for longer is not obeyed."""
+
 
 @dataclass(slots=True)
 class Shared:
@@ -81,6 +84,7 @@ class Region:
         self._attempt = anyio.CancelScope()  # the dialling that is going on
         self._hurry = anyio.Event()  # ends the pause between two attempts
         self._refused_because = ""  # why a WebSocket is being tried
+        self._rest_until = float("-inf")  # a relay that restarts asked us to stay away
 
     # ------------------------------------------------------------ for the transport
 
@@ -184,7 +188,19 @@ class Region:
                 reason = f"the relay reports: {event.problem}" if event.problem else "healthy again"
                 self._shared.context.emit(RelayChanged(self.id, True, reason))
             case ServerRestarting():
-                self._shared.context.emit(RelayChanged(self.id, True, "the relay is about to restart"))
+                self._leave(event)
+
+    def _leave(self, notice: ServerRestarting) -> None:
+        """The relay will restart: packets take other ways at once, and we come back when it asks us to, each client at
+        another moment."""
+        connection = self.connection
+        self._announce(False, "the relay is about to restart")
+        if connection is not None:
+            pause = min(max(notice.reconnect_in, 0.0), RESTART_MAX) * random.uniform(0.5, 1.5)
+            self._rest_until = asyncio.get_running_loop().time() + pause
+            asyncio.get_running_loop().call_later(
+                pause, connection.close, TransportBroken("the relay asked to connect anew")
+            )
 
     def drained(self) -> None:
         """One wake-up of the connection is over."""
@@ -209,7 +225,8 @@ class Region:
                     if not self.home and not isinstance(reason, TransportClosed):
                         self._drop_queue("dial-failed")
                     self._hurry = anyio.Event()
-                    with anyio.move_on_after(backoff(failures)):
+                    rest = max(self._rest_until - anyio.current_time(), 0.0)
+                    with anyio.move_on_after(rest + backoff(failures)):
                         await self._hurry.wait()
                         failures = 0
         finally:
@@ -249,7 +266,7 @@ class Region:
 
     def _failed(self, error: CoderAgentError) -> CoderAgentError:
         self._shared.counters["dial_failures"] += 1
-        self._down(error.message)
+        self._announce(False, error.message)  # also if nobody expected it to be up: packets may take another way
         return error
 
     async def _dial(self) -> RelayConnection:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import ssl
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from coder_agent.protocols.derp.server import Admission, RelayCore, RelaySetting
 from coder_agent.protocols.derp.session import RelaySession
 from coder_agent.protocols.derp.stream import Arena
 
-from .meta_certificate import meta_certificate
+from .meta_certificate import load_chain, meta_certificate
 from .settings import DerpSettings, relay_key
 from .socket_wire import SocketWire
 from .wire import TransportWire, tune
@@ -72,9 +73,10 @@ class DerpRelay:
             "\r\n"
         ).encode()
 
-    def meta_certificate(self) -> str:
-        """PEM of the certificate that lets clients start fast, for behind the TLS chain; good for 30 days."""
-        return meta_certificate(self.core.public, datetime.now(UTC))
+    def load_chain(self, context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
+        """Load the files, and behind the chain the certificate that lets clients start fast; it is good for 30 days.
+        Raises OSError (ssl.SSLError is one)."""
+        load_chain(context, cert_file, key_file, meta_certificate(self.core.public, datetime.now(UTC)))
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:

@@ -103,6 +103,12 @@ class DerpTransport:
         for region in self._regions.values():
             region.link_changed()
 
+    def doubt(self, region: int) -> None:
+        """Have the relay of `region` asked for a sign of life (DoubtingTransport)."""
+        found = self._regions.get(region)
+        if found is not None and found.connection is not None:
+            found.connection.doubt()
+
     def keep_warm(self, region: int) -> None:
         """Dial `region` if need be, and do not let it go idle for another minute."""
         found = self._regions.get(region)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from coder_agent.errors import ConfigError
 
-from ..meta_certificate import load_chain
+from ..relay import DerpRelay
 from ..settings import DerpSettings
 
 MAX_DRAIN = 3600.0
@@ -77,22 +77,22 @@ class RelayProgramOptions:
     drain: float
     relay: DerpSettings
 
-    def tls(self, meta: str) -> ssl.SSLContext | None:
-        """A fresh TLS context, None without TLS; `meta` as for `load`. Raises ConfigError."""
+    def tls(self, relay: DerpRelay) -> ssl.SSLContext | None:
+        """A fresh TLS context, None without TLS. Raises ConfigError."""
         if not self.cert_file:
             return None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION
         context.set_alpn_protocols(["http/1.1"])  # the upgrade does not exist in HTTP/2
-        self.load(context, meta)
+        self.load(context, relay)
         return context
 
-    def load(self, context: ssl.SSLContext, meta: str) -> None:
-        """Read the certificate into a context, also one in use: new connections get the new one, and behind it `meta`
-        (PEM), which lets clients start fast."""
+    def load(self, context: ssl.SSLContext, relay: DerpRelay) -> None:
+        """Read the certificate into a context, also one in use: new connections get the new one, and behind it what
+        lets clients of `relay` start fast."""
         try:
-            load_chain(context, self.cert_file, self.key_file, meta)
+            relay.load_chain(context, self.cert_file, self.key_file)
         except OSError as exc:  # ssl.SSLError is one
             raise ConfigError(
                 f"the certificate {self.cert_file} with the key {self.key_file} cannot be used: "

@@ -72,9 +72,8 @@ class RelayProgram:
         if self._gate is None:
             return
         try:
-            meta = self.relay.meta_certificate()
-            self.options.tls(meta)  # on a context of its own first: a bad file must not end up in the one in use
-            self.options.load(self._gate.context, meta)
+            self.options.tls(self.relay)  # on a context of its own first: a bad file must not end up in the one in use
+            self.options.load(self._gate.context, self.relay)
             log.info("the certificate was read again")
         except ConfigError as exc:
             log.error("the old certificate stays in force: %s", exc.message)
@@ -96,7 +95,7 @@ async def open_relay(options: RelayProgramOptions, dial: DialOptions) -> AsyncIt
     """Serve while the block runs. Raises ConfigError (port taken, bad certificate) before anything is served."""
     loop = asyncio.get_running_loop()
     relay = DerpRelay.from_settings(options.relay)
-    tls = options.tls(relay.meta_certificate())
+    tls = options.tls(relay)
     verifier = UrlVerifier(options.verify_url, options.verify_fail_open, dial) if options.verify_url else None
     door = Door(relay, token=options.token)
     async with AsyncExitStack() as stack:
