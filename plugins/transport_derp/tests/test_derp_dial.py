@@ -14,8 +14,8 @@ from coder_agent_transport_derp.tls import check_name
 from cryptography import x509
 
 from coder_agent.base.derp_map import DerpNode
-from coder_agent.errors import TransportBroken
-from coder_agent.hooks.interfaces import DialOptions
+from coder_agent.errors import EgressRefused, TransportBroken
+from coder_agent.hooks import DialOptions, Egress, Purpose, Verdict
 
 pytestmark = pytest.mark.anyio
 
@@ -140,3 +140,52 @@ def test_names_on_certificates(names: list[str], wanted: str, good: bool) -> Non
 def test_back_off_grows_to_its_cap() -> None:
     for failures, middle in ((1, 0.01), (10, 1.0), (22, 4.84), (1000, 5.0)):
         assert 0.5 * middle <= backoff(failures) <= 1.5 * middle
+
+
+class Listed:
+    """An egress policy that allows what it was given; a listed name, wherever it leads."""
+
+    name = "listed"
+
+    def __init__(self, *allowed: str) -> None:
+        self.allowed = allowed
+
+    def judge(self, host: str, address: str | None, port: int, purpose: Purpose) -> Verdict:
+        return Verdict(host in self.allowed, "the list")
+
+    def trust(self, host: str, reason: str) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("ipv4", "ipv6", "allowed", "expected"),
+    [
+        ("", "", ["relay.example"], ["2001:db8::1", "192.0.2.1"]),
+        ("192.0.2.77", "", ["192.0.2.77"], ["192.0.2.77"]),  # and its name is not looked up
+        ("192.0.2.77", "", ["relay.example"], ["2001:db8::1"]),  # the map lends no name to an address
+        ("192.0.2.77", "2001:db8::77", ["2001:db8::77", "relay.example"], ["2001:db8::77"]),
+        ("", "", [], None),
+        ("192.0.2.77", "", [], None),
+        ("192.0.2.77", "none", ["relay.example"], None),
+        ("192.0.2.77", "2001:db8::77", ["relay.example"], None),
+    ],
+)
+async def test_addresses_that_the_egress_policy_forbids_are_not_tried(
+    ipv4: str, ipv6: str, allowed: list[str], expected: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[str] = []
+
+    async def lookup(host: str, port: int, *, family: int = 0, type: int = 0) -> list[object]:
+        looked_up.append(host)
+        families = [family] if family else [socket.AF_INET, socket.AF_INET6]
+        return [(f, type, 6, "", (address, port)) for f in families for address in BOTH[f]]
+
+    monkeypatch.setattr(anyio, "getaddrinfo", lookup)
+    node, egress = replace(NODE, ipv4=ipv4, ipv6=ipv6), Egress(Listed(*allowed))
+    if expected is None:
+        with pytest.raises(EgressRefused, match="may not be reached from here"):
+            await connect(node, DialOptions(proxy="none", egress=egress))
+        assert egress.refused
+    else:
+        assert [where[0] for _, where in await targets_of(node, egress)] == expected
+    assert (looked_up == ["relay.example"]) is ("relay.example" in allowed and not (ipv4 and ipv6))
