@@ -31,7 +31,7 @@ from .peer import Peer
 from .primitives import HandshakeRefused
 from .seal import Sealer
 from .session import Keypair
-from .timers import NEVER, REKEY_ATTEMPTS, REKEY_TIMEOUT
+from .timers import HASTY_ATTEMPTS, HASTY_TIMEOUT, NEVER, REKEY_ATTEMPTS, REKEY_TIMEOUT, WAKE_PAUSE
 
 TICK = 0.05
 """Timers are looked at no more often than this: all are of seconds, and peers may be many. Seconds."""
@@ -178,7 +178,7 @@ class Device:
         self._initiate(peer, now, effects)
         if peer.timers.retransmit_at == NEVER:
             # Too early for an initiation: we have just answered one, and that session may never be confirmed.
-            peer.timers.initiated(now)
+            peer.timers.initiate_after(peer.quiet_until)
 
     def _keepalive(self, peer: Peer, now: float, effects: list[Effect]) -> None:
         """Send what waits for a session, else an empty packet. Without a session: ask for one."""
@@ -196,15 +196,16 @@ class Device:
     def _initiate(self, peer: Peer, now: float, effects: list[Effect], *, is_retry: bool = False) -> None:
         if not is_retry:
             peer.attempts = 0
-        if now - peer.last_handshake_sent < REKEY_TIMEOUT:
+        if now < peer.quiet_until:
             if is_retry:
-                peer.timers.initiated(now)
+                peer.timers.initiate_after(peer.quiet_until)
             return
         message = self._handshakes.initiate(peer, now)
         if message is None:
             return
-        peer.last_handshake_sent = now
-        peer.timers.initiated(now)
+        peer.quiet_until = now + (HASTY_TIMEOUT if peer.hasty else REKEY_TIMEOUT)
+        peer.hasty = max(0, peer.hasty - 1)
+        peer.timers.initiate_after(peer.quiet_until)
         self._transmit_handshake(peer, message, now, effects)
         self.counters["initiations-sent"] += 1
 
@@ -284,7 +285,7 @@ class Device:
         peer, response = self._handshakes.answer(data, now)
         peer.last_received = now
         peer.timers.received(now, is_data=False)
-        peer.last_handshake_sent = now
+        peer.quiet_until = now + REKEY_TIMEOUT
         self._transmit_handshake(peer, response, now, effects)
         self._rearm(peer)
         self.counters["responses-sent"] += 1
@@ -300,7 +301,7 @@ class Device:
 
     def _completed(self, peer: Peer, now: float, effects: list[Effect]) -> None:
         peer.timers.completed()
-        peer.attempts = 0
+        peer.attempts = peer.hasty = 0
         peer.rekeyed_in_last_minute = False
         peer.last_handshake = now
         effects.append(SessionReady(peer.key))
@@ -358,16 +359,22 @@ class Device:
         self._drop("no-session", peer.staged.clear(), effects)
 
     def forget_sessions(self, now: float) -> list[Effect]:
-        """We slept: peers have forgotten our sessions by their clocks (180 s), though ours may have stood still. The
-        next packet to each begins with a handshake. One in progress is sent again now: the answer goes to old
-        sockets."""
+        """We slept: peers have forgotten our sessions by their clocks (180 s), though ours may have stood still. Make
+        new ones with all that we had one with: a peer that still sends under the old keys would notice after 15 s only.
+        A handshake in progress is repeated soon: its answer may go to old sockets."""
         effects: list[Effect] = []
         for peer in list(self._peers.values()):
+            was_open = peer.slots.current is not None or peer.slots.next is not None
             self._zero(peer, effects)
-            peer.last_handshake_sent = -NEVER  # the first timers after a sleep may have made one just now
-            if peer.timers.retransmit_at != NEVER:
-                peer.timers.retransmit_at = now
-                self._rearm(peer)
+            # The timers that were due when we woke may have sent an initiation just now.
+            peer.quiet_until = min(peer.quiet_until, now + WAKE_PAUSE)
+            peer.hasty = HASTY_ATTEMPTS
+            is_too_early = was_open and now < peer.quiet_until
+            if is_too_early or peer.timers.retransmit_at != NEVER:
+                peer.timers.initiate_at(max(now, peer.quiet_until))
+            elif was_open:
+                self._initiate(peer, now, effects)
+            self._rearm(peer)
         return effects
 
     def _zero(self, peer: Peer, effects: list[Effect]) -> None:

@@ -62,7 +62,8 @@ class Peer:
     """State only; the rules are in handshakes.py (messages) and device.py (data and timers).
 
     Fields: `static_static` is DH of both static keys, None if the peer's key is a low-order point (no session is
-    possible). `initiation` waits for its response. Times are of the device's monotonic clock.
+    possible). `initiation` waits for its response; no other is sent before `quiet_until`, which the next `hasty` ones
+    keep short. Times are of the device's monotonic clock.
     """
 
     __slots__ = (
@@ -75,7 +76,8 @@ class Peer:
         "slots",
         "initiation",
         "attempts",
-        "last_handshake_sent",
+        "quiet_until",
+        "hasty",
         "rekeyed_in_last_minute",
         # limits on what the peer asks of us
         "greatest_stamp",
@@ -96,7 +98,8 @@ class Peer:
         self.slots = Slots()
         self.initiation: InitiationCreated | None = None
         self.attempts = 0
-        self.last_handshake_sent = _NEVER_BEFORE
+        self.quiet_until = _NEVER_BEFORE
+        self.hasty = 0
         self.rekeyed_in_last_minute = False
         self.greatest_stamp = bytes(12)
         self.last_initiation = _NEVER_BEFORE

@@ -10,6 +10,13 @@ from __future__ import annotations
 
 REKEY_TIMEOUT = 5.0
 """An initiation is repeated after this, and never sent more often. Seconds."""
+HASTY_TIMEOUT = 0.5
+HASTY_ATTEMPTS = 3
+"""After a sleep the first initiations are repeated so soon, and so often, besides: sockets, mappings and the relay's
+connection were all lost, and somebody is typing. Ours; responders take 50 a second (handshakes.py). Seconds."""
+WAKE_PAUSE = 0.1
+"""After a sleep: between an initiation that is on its way and the next one, so that no responder takes the two for a
+flood (20 ms; paths may bring them closer together). Seconds."""
 REKEY_ATTEMPTS = 18
 """Initiations are repeated this often, about 90 s: REKEY_ATTEMPT_TIME ÷ REKEY_TIMEOUT."""
 JITTER_MAX = 0.333
@@ -74,9 +81,13 @@ class Timers:
         if self.persistent:
             self.persistent_at = self._due(now + self.persistent)
 
-    def initiated(self, now: float) -> None:
-        """An initiation was sent, or could not be sent because of the rate rule: try again later."""
-        self.retransmit_at = self._due(now + REKEY_TIMEOUT + self.jitter)
+    def initiate_after(self, at: float) -> None:
+        """An initiation was sent, or could not be sent because of the rate rule: try again after `at`."""
+        self.initiate_at(at + self.jitter)
+
+    def initiate_at(self, at: float) -> None:
+        """The next initiation goes then, unless the handshake is complete before."""
+        self.retransmit_at = self._due(at)
 
     def derived(self, now: float) -> None:
         """A new session was made."""
