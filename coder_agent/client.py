@@ -209,6 +209,8 @@ async def open_workspace(config: ClientConfig, name: WorkspaceName) -> AsyncIter
         session = _Session(node, config, agent)
         session.on_derp_map(from_json(info["derp_map"]))
         tasks.start_soon(session.link.run)
+        if unknown := unknown_region(rules, node.derp_map):
+            config.say(unknown)
         workspace = Workspace(agent, node, api, session.peers)
         async with background() as meanwhile:
             meanwhile.start_soon(_narrate, session, workspace, config.say)
@@ -256,6 +258,14 @@ def allowed_rules(wished: PathRules, higher: PathRules) -> PathRules:
     if refusal := wished.conflict(higher):
         raise PathRefused(refusal, hint="the server's rules win: connect without that wish, or have its rule changed")
     return wished.under(higher)
+
+
+def unknown_region(rules: PathRules, derp_map: DerpMap) -> str:
+    """What a user should hear of a preferred relay region that does not exist; "" if it does, or none is preferred."""
+    if not rules.prefer_region or rules.prefer_region in derp_map.regions:
+        return ""
+    known = ", ".join(f"{number} ({region.region_name})" for number, region in sorted(derp_map.regions.items()))
+    return f"warning: there is no relay region {rules.prefer_region} to prefer; the server has {known or 'none'}"
 
 
 async def _narrate(session: _Session, workspace: Workspace, say: Callable[[str], None]) -> None:

@@ -140,9 +140,9 @@ def test_every_attempt_and_both_networks_are_in_the_evidence() -> None:
 
 
 def test_a_wish_of_this_end_is_not_called_the_deployments() -> None:
-    verdict = judge(replace(RELAYED, rules_here=PathRules(DirectRule.NEVER, set_by="--disable-direct-connections")))
-    said = [one.where for one in verdict.evidence if one.text == "--disable-direct-connections: direct connections never"]
-    assert said == [Where.HERE]
+    wish = PathRules(DirectRule.NEVER, set_by="--disable-direct-connections")
+    evidence = judge(replace(RELAYED, rules_here=wish)).evidence
+    assert [one.where for one in evidence if one.text == f"{wish.set_by}: direct connections never"] == [Where.HERE]
 
 
 def test_a_hundred_attempts_are_not_a_hundred_lines() -> None:

@@ -26,7 +26,7 @@ from .runner import Wishes, run_netcheck
 
 MAP_TIMEOUT = 3.0
 """Seconds for the server to say what its relays are."""
-WITHOUT_SERVER = "`coder netcheck --derp-map FILE` checks without a server"
+WITHOUT_SERVER = "(`coder netcheck --derp-map FILE` checks without a server)"
 QUIET = 1.0
 """Seconds after which the user is told that something is going on."""
 
@@ -90,13 +90,13 @@ async def _ask_server(cli: Cli) -> tuple[DerpMap, bool]:
     try:
         url, token = cli.url(), cli.token()
     except ConfigError as error:
-        raise ConfigError(error.message, hint=f"{error.hint}; {WITHOUT_SERVER}") from error
+        raise ConfigError(error.message, hint=f"{error.hint} {WITHOUT_SERVER}") from error
     api = ApiClient(url, token, cli.dial_options())
     try:
         document = await api.get("/api/v2/workspaceagents/connection", timeout=MAP_TIMEOUT)
     except TransportBroken as error:
         hint = error.hint or "check the URL and your connection"
-        raise TransportBroken(error.message, hint=f"{hint}; {WITHOUT_SERVER}") from error
+        raise TransportBroken(error.message, hint=f"{hint} {WITHOUT_SERVER}") from error
     if not isinstance(document, dict):
         raise RemoteProtocolError(f"{url} does not answer as a coder server does", hint="check the URL")
     derp_map = viewed_from(from_json(document.get("derp_map")), url)
