@@ -72,10 +72,15 @@ async def connect_first(targets: Sequence[Target]) -> socket.socket:
         winner.append(sock)
         tasks.cancel_scope.cancel()
 
-    async with anyio.create_task_group() as tasks:
-        go = [anyio.Event() for _ in targets]
-        for index in range(len(targets)):
-            tasks.start_soon(attempt, index)
+    try:
+        async with anyio.create_task_group() as tasks:
+            go = [anyio.Event() for _ in targets]
+            for index in range(len(targets)):
+                tasks.start_soon(attempt, index)
+    except BaseException:  # cancelled while the race was being won
+        for sock in winner:
+            sock.close()
+        raise
     if winner:
         return winner[0]
     raise errors[0] from ExceptionGroup("no address answers", errors)

@@ -119,6 +119,8 @@ class _Prober:
         while True:
             reason = await self._context.wait_refresh()
             log.debug("asked for fresh endpoints: %s", reason)
+            if reason == "link-change":  # another network: ask everybody again
+                self._last, self._last_https = None, float("-inf")
             self._request()
 
     async def watch_interfaces(self) -> None:

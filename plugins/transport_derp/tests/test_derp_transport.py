@@ -19,6 +19,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 import trustme
+from coder_agent_transport_derp.connection import LINK_PATIENCE
 from coder_agent_transport_derp.relay import DerpRelay
 from coder_agent_transport_derp.standalone import serve_relay
 from coder_agent_transport_derp.transport import DerpTransport, DerpTransportFactory
@@ -270,6 +271,51 @@ async def test_a_silent_relay_is_given_up() -> None:
         await a.sink.wait(lambda: False in states(a))
         assert "silent" in reasons(a)[-1]
         await a.sink.wait(lambda: a.transport.connected(1))
+
+
+async def test_after_a_change_of_the_network_a_relay_that_answers_stays() -> None:
+    async with serve_relay(DerpRelay()) as address, peer(plain_map(address)) as a:
+        connection = a.transport._regions[1].connection
+        assert connection is not None
+        a.transport.link_changed()
+        assert connection.silent_at is not None
+        await a.sink.wait(lambda: connection.silent_at is None)
+        assert a.transport._regions[1].connection is connection
+
+
+async def test_after_a_change_of_the_network_a_relay_that_does_not_answer_is_dialled_anew() -> None:
+    async with serve_relay(DerpRelay()) as address, peer(plain_map(address)) as a:
+        region, before = a.transport._regions[1], a.transport.stats()["connects"]
+        a.transport.link_changed()
+        region.tick(asyncio.get_running_loop().time() + LINK_PATIENCE, None)  # before the answer could be read
+        await a.sink.wait(lambda: a.transport.stats()["connects"] == before + 1)
+        assert "since the network changed" in reasons(a)[-2]
+
+
+async def test_a_relay_connection_from_an_address_that_is_gone_is_replaced_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with serve_relay(DerpRelay()) as address, peer(plain_map(address)) as a:
+        monkeypatch.setattr("coder_agent_transport_derp.connection.is_ours", lambda address: False)
+        before = a.transport.stats()["connects"]
+        a.transport.link_changed()
+        await a.sink.wait(lambda: a.transport.stats()["connects"] == before + 1)
+        assert "no longer has the address" in reasons(a)[-2]
+
+
+async def test_a_change_of_the_network_begins_a_dial_anew_and_ends_the_pause_before_the_next() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # takes connections, says nothing
+        mute.setblocking(False)
+        silent = plain_map(AddrPort("127.0.0.1", mute.getsockname()[1]))
+        loop = asyncio.get_running_loop()
+        async with peer(silent, home=0) as a:
+            a.transport.set_home(1)
+            with anyio.fail_after(8):  # less than LOGIN_BUDGET: nothing else ends the first dial
+                first, _ = await loop.sock_accept(mute)
+                with first:
+                    a.transport.link_changed()
+                    second, _ = await loop.sock_accept(mute)
+                    second.close()
 
 
 async def test_a_peer_that_is_gone_is_a_path_error() -> None:

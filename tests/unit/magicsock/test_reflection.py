@@ -114,6 +114,13 @@ def test_a_call_with_a_thousand_endpoints_costs_32_small_pings_at_once() -> None
     assert len({path.addr for _, path, _ in world.udp}) <= c.MAX_LISTED_ENDPOINTS
 
 
+def test_after_a_call_whoever_does_not_answer_is_pinged_twice_more_and_then_left_alone() -> None:
+    world = Attacked(active=False)
+    world.say(disco.CallMeMaybe((AddrPort(VICTIM, 5),)).encode())
+    world.run(4.9)
+    assert [round(at - T0, 3) for at, path, _ in world.udp if path.addr.host == VICTIM] == [0.0, *c.CALL_REPEATS]
+
+
 def test_a_flood_of_calls_with_ever_new_addresses_stays_within_the_budget() -> None:
     world = Attacked()
     for number in range(600):

@@ -364,6 +364,58 @@ async def test_tunnels_are_asked_for_again_after_a_reconnect_and_the_peer_id_is_
     assert parse_qs(urlsplit(server.requests[-1]).query)["resume_token"] == ["resume-1"]
 
 
+async def test_after_a_change_of_the_network_a_server_that_answers_is_kept() -> None:
+    server, sink = FakeServer(), Sink()
+    async with serving(server):
+        link = client_link(server, sink)
+        async with running(link.run):
+            await sink.until(lambda: sink.links == ["up"])
+            link.link_changed()
+            link.update_self(make_node(CLIENT))
+            await server.until(lambda: server.coordinator.node(CLIENT) is not None)
+    assert (sink.links, len(server.requests)) == (["up"], 1)
+
+
+async def test_a_connection_from_an_address_that_is_gone_is_replaced_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    server, sink = FakeServer(), Sink()
+    async with serving(server):
+        link = client_link(server, sink)
+        async with running(link.run):
+            await sink.until(lambda: sink.links == ["up"])
+            monkeypatch.setattr(control_link, "is_ours", lambda address: False)
+            link.link_changed()
+            await sink.until(lambda: sink.links.count("up") == 2)
+    assert "another address" in sink.links[1]
+
+
+async def test_a_server_that_does_not_answer_after_a_change_of_the_network_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(control_link, "LINK_PATIENCE", 0.0)
+    server, sink = FakeServer(), Sink()
+    async with serving(server):
+        link = client_link(server, sink)
+        async with running(link.run):
+            await sink.until(lambda: sink.links == ["up"])
+            link.link_changed()
+            await sink.until(lambda: sink.links.count("up") == 2)
+    assert "since the network changed" in sink.links[1]
+
+
+async def test_a_change_of_the_network_ends_the_pause_between_two_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_link.Backoff, "next", lambda self: 3600.0)
+    server, sink = FakeServer(), Sink()
+    async with serving(server):
+        link = client_link(server, sink)
+        async with running(link.run):
+            await sink.until(lambda: sink.links == ["up"])
+            await server.drop()
+            await sink.until(lambda: len(sink.links) == 2)
+            await anyio.wait_all_tasks_blocked()
+            link.link_changed()
+            await sink.until(lambda: sink.links.count("up") == 2)
+
+
 async def test_a_refused_resume_token_is_dropped() -> None:
     server, sink = FakeServer(), Sink()
     refusal = {"message": "Bad token.", "validations": [{"field": "resume_token", "detail": "expired"}]}
