@@ -34,7 +34,7 @@ MAX_PEERS = 64
 
 def paths_document(node: TailnetNode, peers: Mapping[UUID, Node]) -> dict[str, object]:
     """The report of `node` about `peers`, by the ids that the coordinator knows them by."""
-    newest = list(reversed(peers.items()))
+    newest = list(peers.items())[::-1]
     newest.sort(key=lambda item: not node.path(item[1].key).active)
     return {"peers": [_peer(node, peer_id, peer) for peer_id, peer in newest[:MAX_PEERS]]}
 

@@ -131,7 +131,8 @@ class _Run:
         """One line, if anything but the latency is another than in the last one."""
         status = workspace.path()
         verdict = explain(workspace.node, workspace.key)
-        facts = (status.kind, status.addr, status.region, status.wire_mtu, status.tunnel_mtu, verdict.code, loss.is_losing)
+        sizes = (status.wire_mtu, status.tunnel_mtu)
+        facts = (status.kind, status.addr, status.region, sizes, verdict.code, loss.is_losing)
         if facts == self._last:
             return
         self._last = facts
