@@ -403,7 +403,7 @@ async def test_a_server_that_does_not_answer_after_a_change_of_the_network_is_gi
 
 
 async def test_a_change_of_the_network_ends_the_pause_between_two_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control_link.Backoff, "next", lambda self: 3600.0)
+    monkeypatch.setattr(Backoff, "next", lambda self: 3600.0)
     server, sink = FakeServer(), Sink()
     async with serving(server):
         link = client_link(server, sink)
