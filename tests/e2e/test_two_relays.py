@@ -102,7 +102,7 @@ def region(number: int, host: Host) -> dict[str, object]:
 def longest_stall(transfer: Program, since: float) -> float:
     """The longest time without a byte, from a moment on."""
     times = [event["at"] for event in transfer.events("progress") if event["at"] >= since - 1]
-    return max(after - before for before, after in itertools.pairwise(times))
+    return float(max(after - before for before, after in itertools.pairwise(times)))
 
 
 def silence(host: Host, relay: Host) -> None:
