@@ -31,6 +31,7 @@ from coder_agent.base.node import Node
 from coder_agent.protocols.derp import frames
 from coder_agent.protocols.derp.frames import FrameType
 from coder_agent.protocols.derp.login import ClientInfo, client_info_frame, parse_server_key
+from coder_agent.testing.deployment import until
 from coder_agent.testing.exchange import serve_directory
 from coder_agent.testing.processes import Program, run_program
 from coder_agent.testing.tailcat import RELAYED, TOKEN, find_tailcat, parse_token, run_tailcat
@@ -256,6 +257,7 @@ def test_tailcats_on_either_relay_of_one_region_talk(site: Site, derper: str, tm
         serve = (f"--derpmap-url={url}", "serve", "--full-address", "18080")
         with run_tailcat(tmp_path, *serve, environment=RELAYED) as server:
             token = parse_token(server.wait_for(TOKEN)[0])
+            until("our relay knows of the server", lambda: asyncio.run(figures(metrics))["derp_mesh_clients"])
             by_ours = replace(token, relay=replace(token.relay, derp_port=mine)).text()
             with run_tailcat(tmp_path, "ping", by_ours, environment=RELAYED) as ping:
                 ping.wait_for(r"pong in \S+ via DERP")

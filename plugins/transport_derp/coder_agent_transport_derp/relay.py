@@ -17,7 +17,7 @@ from coder_agent.base.addresses import AddrPort
 from coder_agent.base.keys import NodePrivate
 from coder_agent.errors import RemoteProtocolError
 from coder_agent.hooks.interfaces import WebSocketLike
-from coder_agent.protocols.derp.frames import PROTOCOL_VERSION
+from coder_agent.protocols.derp.frames import PROTOCOL_VERSION, FrameType
 from coder_agent.protocols.derp.server import Admission, RelayCore, RelaySettings
 from coder_agent.protocols.derp.session import RelaySession
 from coder_agent.protocols.derp.stream import Arena
@@ -104,6 +104,8 @@ class DerpRelay:
             return
         tune(transport)
         self._wires.add(wire)
+        if initial[:1] == bytes((FrameType.CLIENT_INFO,)):  # it knew our key from the TLS handshake: fast start
+            self.core.counters["fast_starts"] += 1
         protocol = _RelayProtocol(self, session, wire)
         transport.set_protocol(protocol)
         if initial:

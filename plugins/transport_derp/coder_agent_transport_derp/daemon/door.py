@@ -136,9 +136,7 @@ class HeadProtocol(asyncio.Protocol):
     def _upgrade(self, headers: dict[bytes, bytes]) -> None:
         assert self._transport is not None
         self._done()
-        if headers.get(b"derp-fast-start") == b"1":
-            self._door.relay.core.counters["fast_starts"] += 1
-        else:
+        if headers.get(b"derp-fast-start") != b"1":
             self._transport.write(self._door.relay.upgrade_head())
         trailing, _ = self._http.trailing_data
         self._door.relay.accept(self._transport, trailing, self._remote())
