@@ -49,5 +49,7 @@ def replay(
         print(line)
     if is_same:
         note("the simulated network leads to the verdict of the report")
+    elif is_alone(told) and told.local.facts.mapping_varies is None:
+        note("the report does not know how its NAT behaves (that takes two STUN servers): this is an easy one")
     else:
         note(f"the report itself says: {before.summary} [{before.code}]; the simulated network is not quite the same")
