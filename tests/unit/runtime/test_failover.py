@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import random
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 
-from coder_agent.base.paths import PathKind
+from coder_agent.base.burst import Burst
+from coder_agent.base.keys import NodePublic
+from coder_agent.base.paths import DerpPath, Path, PathKind
 from coder_agent.protocols.netstack.listening import SynRequest
 from coder_agent.protocols.netstack.tcp import TcpConnection
 from coder_agent.testing.lab import LinkRules, Region, Topology
-from coder_agent.testing.lab.world import VirtualNode, World
+from coder_agent.testing.lab.world import LabTransport, VirtualNode, World
 
 RATE = 50e6 / 8
 TICK = 0.01
@@ -262,6 +264,84 @@ def test_after_an_hour_of_sleep_the_first_keystroke_arrives_within_2_s() -> None
     stream.due += 1
     assert world.run(2, lambda: stream.received == 101), "no keystroke"
     assert world.now - at < 1
+    world.run(5)
+    assert a.is_direct(b)
+    assert stream.is_unhurt
+
+
+RELAY_DIAL = 0.4
+"""TCP, TLS, HTTP and login: four round trips of 100 ms."""
+
+
+@dataclass(slots=True)
+class MortalRelay(LabTransport):
+    """A relay connection that a sleep kills without a sign: what is written to it vanishes until it is made anew."""
+
+    others: dict[NodePublic, MortalRelay] = field(default_factory=dict)
+    alive: bool = True
+    dialling: bool = False
+    queue: list[tuple[Burst, Path]] = field(default_factory=list)
+
+    def send(self, burst: Burst, path: Path) -> bool:
+        assert isinstance(path, DerpPath)
+        if self.dialling:
+            self.queue.append((burst.copy(), path))
+        elif self.alive and self.others[path.key].alive:
+            self.node.world.relay(self.node, burst, path)
+        return True
+
+    def reconnect(self, reason: str) -> None:
+        self.alive, self.dialling = False, True
+        self.node.world.call_at(self.node.world.now + RELAY_DIAL, self._up)
+
+    def _up(self) -> None:
+        self.alive, self.dialling = True, False
+        queue, self.queue = self.queue, []
+        for burst, path in queue:
+            self.send(burst, path)
+
+
+def mortal_relays(*nodes: VirtualNode) -> None:
+    relays: dict[NodePublic, MortalRelay] = {}
+    for node in nodes:
+        node.engine.relay = relays[node.key] = MortalRelay(node, "relay", others=relays)
+
+
+def sleep_for_good(world: World, sleepers: list[VirtualNode], seconds: float, noticed_after: float) -> None:
+    """Nothing runs in `sleepers`, and their relay connections die. On waking timers that were due run first, until
+    somebody notices that the clock has jumped."""
+    world.network.blocked = lambda sender, target: True
+    flushes = [node.engine.flush for node in sleepers]
+    for node in sleepers:
+        assert isinstance(node.engine.relay, MortalRelay)
+        node.engine.relay.alive = False
+        node.engine.flush = lambda: None  # type: ignore[method-assign]
+    world.run(seconds)
+    world.network.blocked = lambda sender, target: False
+    for node, flush in zip(sleepers, flushes, strict=True):
+        node.engine.flush = flush  # type: ignore[method-assign]
+        node.engine._flush_due = False
+        node.engine.kick()
+        world.call_at(world.now + noticed_after, node.engine.woke)
+
+
+@pytest.mark.parametrize("noticed_after", [0.0, 0.011, 1.0])
+@pytest.mark.parametrize("seconds", [45, 200, 3600])
+@pytest.mark.parametrize("who", ["user", "workspace", "both"])
+def test_a_keystroke_after_a_sleep_that_kills_the_relay_connection(
+    who: str, seconds: float, noticed_after: float
+) -> None:
+    world, a, b = pair(LinkRules(latency=0.05), relay=0.06)
+    mortal_relays(a, b)
+    stream = Stream(world, a, b, rate=0.0)
+    stream.due = 100.0
+    world.run(20)
+    assert stream.received == 100
+    sleep_for_good(world, {"user": [a], "workspace": [b], "both": [a, b]}[who], seconds, noticed_after)
+    at = world.now
+    stream.due += 1
+    assert world.run(2, lambda: stream.received == 101), "no keystroke"
+    assert world.now - at < noticed_after + 1
     world.run(5)
     assert a.is_direct(b)
     assert stream.is_unhurt
