@@ -275,6 +275,8 @@ async def _narrate(session: _Session, workspace: Workspace, say: Callable[[str],
         peer = session.peers.get(workspace.agent.id)
         if peer is None:
             say(f"Waiting for the server to introduce the agent of {workspace.agent.label}...")
+        elif workspace.path().rules.direct is DirectRule.ONLY:
+            say(f"Waiting for a direct path to {workspace.agent.label}: relaying is not allowed...")
         else:
             relay = workspace.region_code(peer.preferred_derp)
             say(f"Waiting for {workspace.agent.label} to answer (relay {relay})...")
