@@ -32,8 +32,9 @@ STALL, BACK = 3.0, 6.0
 """Seconds for which a transfer may stand still after a move, and in which it is direct again: ten times what it takes
 on a machine with nothing else to do."""
 RECOVERED = 2.5
-"""Seconds in which an answer comes after an idle time in which the routers forgot the conversation. Who answers a single
-packet may trust the path that died; the user asks again every half second, and the fourth time has always done it."""
+"""Seconds in which an answer comes after an idle time in which the routers forgot the conversation. Who answers a
+single packet may trust the path that died; the user asks again every half second, and the fourth time has always done
+it."""
 Recorder = Callable[[str, str, Found], None]
 
 
