@@ -22,7 +22,7 @@ import trustme
 from coder_agent_transport_derp.connection import LINK_PATIENCE
 from coder_agent_transport_derp.relay import DerpRelay
 from coder_agent_transport_derp.standalone import serve_relay
-from coder_agent_transport_derp.transport import DerpTransport, DerpTransportFactory
+from coder_agent_transport_derp.transport import IDLE_AFTER, DerpTransport, DerpTransportFactory
 from coder_agent_transport_derp.wire import TransportWire
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -271,6 +271,58 @@ async def test_a_silent_relay_is_given_up() -> None:
         await a.sink.wait(lambda: False in states(a))
         assert "silent" in reasons(a)[-1]
         await a.sink.wait(lambda: a.transport.connected(1))
+
+
+async def test_what_a_sleep_may_have_killed_is_dialled_anew_at_once_and_packets_wait_for_it() -> None:
+    async with serve_relay(DerpRelay()) as address, peer(plain_map(address)) as a, peer(plain_map(address)) as b:
+        before = a.transport.stats()["connects"]
+        a.transport.reconnect("this machine slept")
+        assert not a.transport.connected(1)
+        assert a.transport.send(Burst.of(b"typed"), DerpPath(1, b.public))
+        await b.sink.wait(lambda: b.sink.packets)
+        assert b.sink.packets == [(b"typed", DerpPath(1, a.public))]
+        assert a.transport.stats()["connects"] == before + 1
+        assert "this machine slept" in reasons(a)
+
+
+async def test_a_dial_that_was_going_on_when_the_machine_fell_asleep_is_begun_anew() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # takes connections, says nothing
+        mute.setblocking(False)
+        silent = plain_map(AddrPort("127.0.0.1", mute.getsockname()[1]))
+        loop = asyncio.get_running_loop()
+        async with peer(silent, home=0) as a:
+            a.transport.set_home(1)
+            with anyio.fail_after(8):  # less than LOGIN_BUDGET: nothing else ends the first dial
+                first, _ = await loop.sock_accept(mute)
+                with first:
+                    assert await loop.sock_recv(first, 4096)
+                    a.transport.reconnect("this machine slept")
+                    second, _ = await loop.sock_accept(mute)
+                    second.close()
+
+
+async def test_a_region_that_nobody_needs_is_not_dialled_again_after_a_sleep() -> None:
+    async with serve_relay(DerpRelay()) as address, peer(plain_map(address)) as a:
+        a.transport.set_home(0)
+        a.transport.reconnect("this machine slept")
+        await a.sink.wait(lambda: "this machine slept" in reasons(a))
+        await anyio.wait_all_tasks_blocked()
+        assert (a.transport.connected(1), a.transport.stats()["connects"]) == (False, 1)
+
+
+async def test_a_region_kept_warm_is_connected_before_the_first_packet_and_not_idle() -> None:
+    async with serve_relay(DerpRelay()) as address, peer(plain_map(address), home=0) as a:
+        a.transport.keep_warm(7)  # there is no such region: nothing happens
+        a.transport.keep_warm(1)
+        await a.sink.wait(lambda: a.transport.connected(1))
+        region, now = a.transport._regions[1], asyncio.get_running_loop().time()
+        assert region.connection is not None
+        region.connection.written_at = now - 1000.0
+        region.tick(now, IDLE_AFTER)
+        assert a.transport.connected(1)
+        region.tick(now + IDLE_AFTER + 1.0, IDLE_AFTER)
+        assert not a.transport.connected(1)
+        assert a.transport.stats()["idle_closed"] == 1
 
 
 async def test_after_a_change_of_the_network_a_relay_that_answers_stays() -> None:

@@ -364,6 +364,18 @@ async def test_tunnels_are_asked_for_again_after_a_reconnect_and_the_peer_id_is_
     assert parse_qs(urlsplit(server.requests[-1]).query)["resume_token"] == ["resume-1"]
 
 
+async def test_after_a_sleep_the_connection_is_made_anew_without_waiting_for_the_old_one() -> None:
+    server, sink = FakeServer(), Sink()
+    async with serving(server):
+        link = client_link(server, sink)
+        async with running(link.run):
+            await sink.until(lambda: sink.links == ["up"])
+            link.reconnect()
+            await sink.until(lambda: sink.links.count("up") == 2)
+    assert "slept" in sink.links[1]
+    assert len(server.requests) == 2
+
+
 async def test_after_a_change_of_the_network_a_server_that_answers_is_kept() -> None:
     server, sink = FakeServer(), Sink()
     async with serving(server):
