@@ -54,9 +54,7 @@ def test_the_coder_server_is_inside(variable: str, url: str) -> None:
 
 
 def test_a_wrong_entry_stops_the_program_with_its_place() -> None:
-    with pytest.raises(
-        ConfigError, match=r"plugins\.airgap\.allow: .* is 10\.0\.0\.0/8 meant\?"
-    ):
+    with pytest.raises(ConfigError, match=r"plugins\.airgap\.allow: .* is 10\.0\.0\.0/8 meant\?"):
         loaded(table={"enabled": True, "allow": ["10.0.0.1/8"]})
 
 
