@@ -68,8 +68,9 @@ def derp(
 
 async def run_relay(options: RelayProgramOptions, dial: DialOptions) -> None:
     """Relay until SIGINT or SIGTERM, then drain; a second signal ends the process at once."""
-    from .program import open_relay
+    from .program import open_relay, raise_file_limit
 
+    raise_file_limit()
     async with open_relay(options, dial) as program:
         scheme = "https" if options.cert_file else "http"
         typer.echo(f"Relaying at {scheme}://{program.address}/derp")

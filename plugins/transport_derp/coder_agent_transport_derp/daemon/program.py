@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import anyio
@@ -88,6 +89,16 @@ class RelayProgram:
         with anyio.move_on_after(self.options.drain):
             while core.metrics()["clients"]:  # noqa: ASYNC110  (at the end of the program only)
                 await anyio.sleep(DRAIN_POLL)
+
+
+def raise_file_limit() -> None:
+    """A connection is a file descriptor, and the soft limit is 1024 on most systems: take what we may have."""
+    if sys.platform != "win32":
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @asynccontextmanager
