@@ -141,7 +141,7 @@ class RelayTransport(Transport, Protocol):
 
 
 @runtime_checkable
-class DoubtingTransport(Protocol):
+class DoubtingTransport(RelayTransport, Protocol):
     """A relay transport that can find out whether a connection still lives."""
 
     def doubt(self, region: int) -> None:

@@ -34,6 +34,9 @@ DOUBT_PAUSE = 1.0
 """From the end of a doubt to the next."""
 BEGINNING = 3.0
 """Packets go both ways for so long when a conversation begins, unless the peer answers before."""
+SEEN_LATELY, ANSWER = 0.1, 1.0
+"""A peer that is heard by our second region has reason to, if nothing of it came by our home for the first (or both ends
+would keep each other sending twice); then it is answered by both for the second."""
 FORGOTTEN = 45.0
 """A conversation in which so long nothing was heard begins anew."""
 DOWN_BEFORE_MOVE = 2.0
@@ -60,6 +63,7 @@ class _Peer:
     heard_at: float = NEVER
     doubt_until: float = NEVER
     beginning: bool = False
+    seen_at_home: float = NEVER
     answer_by: int = 0
     answer_until: float = NEVER
 
@@ -132,6 +136,13 @@ class Standby:
             return (region, peer.answer_by) if region not in self.down else (peer.answer_by, 0)
         return region, 0
 
+    def seen(self, key: NodePublic, region: int, now: float) -> None:
+        """Something came from the peer by `region`: perhaps a copy, which nobody opens."""
+        if region == self.home:
+            peer = self._peers.get(key)
+            if peer is not None:
+                peer.seen_at_home = now
+
     def heard(self, key: NodePublic, region: int, now: float) -> bool:
         """A packet of the peer came by `region`. True: the peer had a reason not to take our home; look to it."""
         peer = self._peers.get(key)
@@ -140,10 +151,10 @@ class Standby:
         peer.heard_at = now
         if peer.beginning:
             peer.beginning, peer.doubt_until = False, NEVER
-        if region != self.second or not self.home:
+        if region != self.second or not self.home or now - peer.seen_at_home < SEEN_LATELY:
             return False
         news = now >= peer.answer_until
-        peer.answer_by, peer.answer_until = region, now + DOUBT
+        peer.answer_by, peer.answer_until = region, now + ANSWER
         return news
 
     # ------------------------------------------------------------ doubt

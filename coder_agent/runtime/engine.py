@@ -134,6 +134,8 @@ class Engine:
             self._count_bug("a received burst could not be handled")
 
     def _receive(self, burst: Burst, path: Path, now: float) -> None:
+        if type(path) is DerpPath:
+            self.standby.seen(path.key, path.region, now)
         if classify_burst(burst) is PacketKind.WIREGUARD:
             self._receive_wireguard(burst, path, now)
             return

@@ -56,7 +56,7 @@ class Place:
         transfer = self.deployment.start(
             self.deployment.user, sys.executable, *command, *flags, env={"CODER_DISABLE_DIRECT_CONNECTIONS": "true"}
         )
-        until("bytes move", lambda: len(transfer.events("progress")) > 20 or None)
+        until("bytes move", lambda: len(transfer.events("progress")) > 40 or None)  # past the beginning, by both
         return transfer
 
 

@@ -113,7 +113,15 @@ def test_who_hears_a_peer_by_the_second_region_answers_by_both_and_looks_to_its_
     assert standby.heard(BOB, SECOND, T + 1)
     assert standby.regions(BOB, HOME, T + 1.1) == (HOME, SECOND)
     assert not standby.heard(BOB, SECOND, T + 1.2), "once"
-    assert standby.regions(BOB, HOME, T + 1.3 + s.DOUBT) == (HOME, 0)
+    assert standby.regions(BOB, HOME, T + 1.3 + s.ANSWER) == (HOME, 0)
+
+
+def test_two_ends_do_not_keep_each_other_sending_twice() -> None:
+    """A copy by the second region is no news while others come by the home."""
+    standby = settled()
+    standby.seen(BOB, HOME, T + 1)
+    assert not standby.heard(BOB, SECOND, T + 1.05)
+    assert standby.regions(BOB, HOME, T + 1.06) == (HOME, 0)
 
 
 def test_a_peer_that_is_at_home_in_our_second_region_gives_no_reason() -> None:
