@@ -30,6 +30,8 @@ pytestmark = [
 PROGRAMS = Path(__file__).parent / "programs"
 PACE = 5_000_000
 SECONDS = 10
+WITHOUT_OFFLOAD = {"CODER_PLUGIN_TRANSPORT_UDP__OFFLOAD": "off"}
+"""Every packet of data is then one that no router may fragment, as probes always are."""
 DIRECT_ONLY_BY_WAN = """
 table inet cut {
     chain arriving {
@@ -60,11 +62,11 @@ class Narrow:
         for router in self.routers:
             router.run("ip", "link", "set", "mid", "mtu", str(mtu))
 
-    def transfer(self, dev: Registered, direction: str) -> Program:
-        """Bytes at an even pace for SECONDS, once there is a direct path."""
+    def transfer(self, dev: Registered, direction: str, seconds: int = SECONDS) -> Program:
+        """Bytes at an even pace for so long, once there is a direct path."""
         server = self.place.start(self.place.workspace, sys.executable, str(PROGRAMS / "bytes_server.py"))
         port = str(server.event("listening")["port"])
-        flags = ["--direct", "--size", str(PACE * SECONDS), "--pace", str(PACE)]
+        flags = ["--direct", "--size", str(PACE * seconds), "--pace", str(PACE)]
         program = str(PROGRAMS / "transfer.py")
         return self.place.start(self.place.user, sys.executable, program, dev.name, port, direction, *flags)
 
@@ -116,7 +118,7 @@ def until_it_moves(transfer: Program, since: float) -> None:
 
 
 def longest_pause(transfer: Program, since: float) -> float:
-    times = [event["at"] for event in transfer.events("progress") if event["at"] >= since]
+    times: list[float] = [event["at"] for event in transfer.events("progress") if event["at"] >= since]
     return max(after - before for before, after in itertools.pairwise(times))
 
 
@@ -148,6 +150,7 @@ def test_a_link_of_1400_carries_the_tunnel_at_what_fits(narrow: Narrow) -> None:
 
 @pytest.mark.parametrize("direction", ["get", "put"])
 def test_a_link_that_shrinks_to_1400_in_mid_transfer_costs_a_moment(narrow: Narrow, direction: str) -> None:
+    narrow.place.extra |= WITHOUT_OFFLOAD
     dev = narrow.place.create("dev")
     narrow.place.start_agent(dev)
     transfer = narrow.transfer(dev, direction)
@@ -161,6 +164,20 @@ def test_a_link_that_shrinks_to_1400_in_mid_transfer_costs_a_moment(narrow: Narr
     assert longest_pause(transfer, shrunk - 0.5) <= 2.0
     assert transfer.event("done", 90)["equal"] is True
     assert newest(transfer, "path")["kind"] == "direct"
+
+
+def test_where_routers_may_fragment_it_costs_nothing_and_is_noticed_by_heartbeats(narrow: Narrow) -> None:
+    """The kernel does not forbid fragments of what it cuts up itself (UDP_SEGMENT, IPv4): the router makes two of each
+    packet, nothing is lost, and the lost probes tell that smaller ones would do better."""
+    dev = narrow.place.create("dev")
+    narrow.place.start_agent(dev)
+    transfer = narrow.transfer(dev, "put", seconds=25)
+    until_packets_are_of(transfer, 1440)
+    narrow.carries(1400)
+    shrunk = time.monotonic()
+    until_packets_are_of(transfer, 1340)
+    assert longest_pause(transfer, shrunk - 0.5) <= 2.0
+    assert transfer.event("done", 90)["equal"] is True
 
 
 def test_a_link_that_shrinks_to_1300_in_mid_transfer_moves_it_to_the_relay(narrow: Narrow) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import random
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from coder_agent.base.burst import Burst
-from coder_agent.base.paths import DerpPath, Path, PathKind
+from coder_agent.base.paths import DerpPath, Path, PathKind, UdpPath
 from coder_agent.magicsock.constants import TUNNEL_MTU_MAX, TUNNEL_MTU_SAFE
 from coder_agent.protocols.netstack.listening import SynRequest
 from coder_agent.protocols.netstack.tcp import TcpConnection
@@ -107,7 +108,14 @@ def mss(stream: Stream) -> int:
 
 @pytest.mark.parametrize(
     ("core", "expected"),
-    [(1350, TUNNEL_MTU_SAFE), (1380, 1300), (1400, OVER_1400), (1480, OVER_1400), (1500, OVER_1500), (9000, TUNNEL_MTU_MAX)],
+    [
+        (1350, TUNNEL_MTU_SAFE),
+        (1380, 1300),
+        (1400, OVER_1400),
+        (1480, OVER_1400),
+        (1500, OVER_1500),
+        (9000, TUNNEL_MTU_MAX),
+    ],
 )
 def test_packets_are_as_large_as_the_path_is_proven_to_take(core: int, expected: int) -> None:
     world, a, b = pair(LinkRules(latency=0.01, mtu=core))
@@ -252,4 +260,38 @@ def test_a_rebind_means_1280_until_it_is_proven_again() -> None:
     a.engine.rebind("test")
     assert tunnel_mtu(a, b) == TUNNEL_MTU_SAFE
     assert world.run(10, lambda: tunnel_mtu(a, b) == OVER_1500)
+    assert stream.finish()
+
+
+def test_a_size_that_the_kernel_refuses_is_given_up_at_once() -> None:
+    world, a, b = pair(LinkRules(latency=0.01, mtu=1500))
+    stream = Stream(world, a, b, rate=100_000)
+    world.run(4)
+    assert tunnel_mtu(a, b) == OVER_1500
+    world.network.set_core(mtu=1400)
+    a.engine.on_path_error(UdpPath(b.endpoint), OSError(errno.EMSGSIZE, "Message too long"))
+    assert tunnel_mtu(a, b) == TUNNEL_MTU_SAFE
+    assert world.run(0.1, lambda: tunnel_mtu(a, b) == OVER_1400)
+    assert a.is_direct(b)
+    assert stream.finish()
+
+
+def test_a_peer_that_claims_to_take_everything_gets_what_is_proven() -> None:
+    world, a, b = pair(LinkRules(latency=0.01, mtu=1500), accepted=(TUNNEL_MTU_MAX, TUNNEL_MTU_MAX))
+    b.engine.magicsock._prober.accepted = 0xFFFF
+    stream = Stream(world, a, b)
+    world.run(2)
+    assert tunnel_mtu(a, b) == OVER_1500
+    b.engine.magicsock._prober.accepted = 7
+    assert world.run(5, lambda: tunnel_mtu(a, b) == TUNNEL_MTU_SAFE)
+    assert stream.finish()
+
+
+def test_a_policed_path_is_still_left_for_the_relay_in_3_s() -> None:
+    world, a, b = pair(LinkRules(latency=0.01, mtu=1500))
+    stream = Stream(world, a, b, rate=1_250_000)
+    world.run(4)
+    assert tunnel_mtu(a, b) == OVER_1500
+    world.network.set_core(rate=1_000_000, burst=20_000)
+    assert world.run(3, lambda: not a.is_direct(b))
     assert stream.finish()
