@@ -49,7 +49,7 @@ def shown(context: ssl.SSLContext) -> list[str]:
                 side.do_handshake()
             except ssl.SSLWantReadError:
                 pass
-    return [one.public_bytes() for one in client._sslobj.get_unverified_chain()]
+    return [one.public_bytes() for one in client._sslobj.get_unverified_chain()]  # type: ignore[attr-defined]
 
 
 def test_what_the_relay_wants_is_behind_the_chain_and_stays_there(tmp_path: Path) -> None:
