@@ -22,9 +22,9 @@ from .home import may_be_home
 
 NEVER = float("-inf")
 PATIENCE, MARGIN = 0.15, 0.1
-"""An answer by relay is missing after the first, or a round trip and the second if that is longer; never after less than
-TCP's own measure (RFC 6298: the round trip, four times its variation) up to JITTER more. Longer than a delayed ACK
-(40 ms), and shorter than a TCP time-out (200 ms)."""
+"""An answer by relay is missing after the first, or a round trip and the second if that is longer; never after less
+than TCP's own measure (RFC 6298: the round trip, four times its variation) up to JITTER more. Longer than a delayed
+ACK (40 ms), and shorter than a TCP time-out (200 ms)."""
 JITTER = 0.3
 PULSE = 0.05
 """Between two looks at a conversation by relay, while packets are sent."""
@@ -35,8 +35,8 @@ DOUBT_PAUSE = 1.0
 BEGINNING = 3.0
 """Packets go both ways for so long when a conversation begins, unless the peer answers before."""
 SEEN_LATELY, ANSWER = 0.1, 1.0
-"""A peer that is heard by our second region has reason to, if nothing of it came by our home for the first (or both ends
-would keep each other sending twice); then it is answered by both for the second."""
+"""A peer that is heard by our second region has reason to, if nothing of it came by our home for the first (or both
+ends would keep each other sending twice); then it is answered by both for the second."""
 FORGOTTEN = 45.0
 """A conversation in which so long nothing was heard begins anew."""
 DOWN_BEFORE_MOVE = 2.0
