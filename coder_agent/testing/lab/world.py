@@ -135,6 +135,9 @@ class LabTransport:
             node.world.network.send(node.name, [bytes(row) for row in burst.rows()], path.addr, port)
         return True
 
+    def send_whole(self, burst: Burst, path: Path) -> bool:
+        return self.send(burst, path)
+
     def stats(self) -> Mapping[str, int]:
         return {}
 
@@ -201,7 +204,7 @@ class VirtualNode:
         cores = Cores(
             device=Device(private, rng=seeded.randbytes, wall=lambda: EPOCH + world.now, mtu=self.config.mtu),
             stack=Stack(self.config, rng=seeded.randbytes),
-            magicsock=Magicsock(self.key, self.disco, rng=seeded.randbytes),
+            magicsock=Magicsock(self.key, self.disco, rng=seeded.randbytes, accepted_mtu=self.config.accepted_mtu),
         )
         self.engine = Engine(cores, self, world)
         self.engine.direct = LabTransport(self, "direct")
