@@ -14,6 +14,7 @@ from coder_agent.base.burst import Burst
 from coder_agent.base.derp_map import DerpMap, DerpNode, DerpRegion
 from coder_agent.base.path_rules import NO_RULES, DirectRule, PathRules
 from coder_agent.base.paths import UdpPath
+from coder_agent.hooks.interfaces import DialOptions
 from coder_agent.runtime.candidates import CandidateHub
 from coder_agent.testing.virtual_time import VirtualLoop
 
@@ -45,7 +46,7 @@ class Direct:
 
 
 async def unreachable(node: DerpNode, options: DialOptions) -> HttpsAnswer:
-    raise TransportBroken("nobody is there")
+    return HttpsAnswer(None, error="nobody is there")
 
 
 async def active_hour(hub: CandidateHub) -> None:
