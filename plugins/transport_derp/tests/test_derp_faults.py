@@ -94,10 +94,13 @@ async def saying(answer: bytes, *, then_close: bool) -> AsyncIterator[AddrPort]:
 
 async def test_a_mute_node_is_left_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(region_module, "LOGIN_BUDGET", 1.5)
-    async with saying(b"", then_close=False) as mute, serve_relay(DerpRelay()) as good:
-        async with client(node("1a", mute), node("1b", good)) as (transport, sink):
-            await sink.up()
-            assert transport.connected(1)
+    async with (
+        saying(b"", then_close=False) as mute,
+        serve_relay(DerpRelay()) as good,
+        client(node("1a", mute), node("1b", good)) as (transport, sink),
+    ):
+        await sink.up()
+        assert transport.connected(1)
 
 
 async def test_a_relay_that_is_mute_alone_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +128,9 @@ async def test_a_bad_certificate_is_named_with_the_reason(fault: str, words: str
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     issued.configure_cert(tls)
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    async with serve_relay(DerpRelay(), tls=tls) as address:
-        async with client(node("1a", address, plain=False), ca_file=str(tmp_path / "ca.pem")) as (_, sink):
-            await sink.said("the certificate of localhost does not verify")
-            assert words in sink.events[0].reason
+    async with (
+        serve_relay(DerpRelay(), tls=tls) as address,
+        client(node("1a", address, plain=False), ca_file=str(tmp_path / "ca.pem")) as (_, sink),
+    ):
+        await sink.said("the certificate of localhost does not verify")
+        assert words in sink.events[0].reason
