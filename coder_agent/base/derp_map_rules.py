@@ -32,7 +32,7 @@ class Problem:
 def validate(derp_map: DerpMap) -> list[Problem]:
     """Everything wrong with `derp_map`, in reading order. Empty = good."""
     found = [problem for key, region in derp_map.regions.items() for problem in _region(key, region)]
-    found += _names(derp_map)
+    found += node_names(derp_map)
     if not any(_may_be_home(region) for region in derp_map.regions.values()):
         found.append(_warning("no region can be a home: none has a relay node that is to be measured"))
     for region_id in derp_map.region_score:
@@ -104,7 +104,8 @@ def _addresses(where: str, node: DerpNode) -> Iterator[Problem]:
         yield _error(f"{where} cannot be dialled: both IPv4 and IPv6 are switched off")
 
 
-def _names(derp_map: DerpMap) -> Iterator[Problem]:
+def node_names(derp_map: DerpMap) -> Iterator[Problem]:
+    """Node names that are used twice: what is measured is kept by them (also for a map merged from several sources)."""
     seen: dict[str, int] = {}
     for key, region in derp_map.regions.items():
         for node in region.nodes:

@@ -12,10 +12,12 @@ import anyio
 
 from coder_agent.base.derp_map import DerpMap, DerpNode, DerpRegion, merge
 from coder_agent.base.derp_map_json import from_json, to_json
+from coder_agent.base.derp_map_rules import node_names
 from coder_agent.errors import CoderAgentError, ConfigError, RemoteProtocolError
 from coder_agent.hooks.interfaces import DerpMapSource
 
 from .derp_map import LiveDerpMap
+from .derp_map_text import MAX_PROBLEMS
 
 logger = logging.getLogger("coder_agent.server")
 
@@ -44,6 +46,9 @@ def combine(own: DerpMap, parts: Mapping[str, DerpMap]) -> DerpMap:
         whole = merge(own, *parts.values())
     except ValueError as exc:
         raise ConfigError(str(exc), hint="--derp-server-region-id changes the embedded relay's") from exc
+    twice = [f"{problem.message}; give one another name" for problem in node_names(whole)]
+    if twice:  # each source was checked alone; latencies and health are kept by node name
+        raise ConfigError("; ".join(twice[:MAX_PROBLEMS]))
     if not any(not node.stun_only for region in whole.regions.values() for node in region.nodes):
         raise ConfigError(
             "the relay map has no relay: the embedded one is off and no other is known",

@@ -47,6 +47,7 @@ def map_of(*numbers: int) -> DerpMap:
 
 
 OWN = map_of(999)
+SAME_NAME = DerpMap({2: DerpRegion(2, "r2", "Region 2", (DerpNode("999a", 2, "h"),))})
 
 
 # ---------------------------------------------------------------- text
@@ -136,6 +137,14 @@ def test_a_clash_of_regions_and_a_map_without_relay_are_refused() -> None:
     assert sorted(combine(OWN, {"file": map_of(1, 2), "url": map_of(3)}).regions) == [1, 2, 3, 999]
 
 
+def test_a_node_name_in_two_sources_is_refused() -> None:
+    """Each source is good alone; netcheck and health keep what they find by node name."""
+    other = DerpMap({5: DerpRegion(5, "r5", "Region 5", (DerpNode("1a", 5, "elsewhere"),))})
+    said = r"node name '1a' is used twice, in region 1 and in region 5; give one another name"
+    with pytest.raises(ConfigError, match=said):
+        combine(OWN, {"file": map_of(1), "plugin": other})
+
+
 def test_without_stun_nobody_is_asked() -> None:
     both = DerpMap({1: region(1), 2: region(2, stun_only=True)})
     quiet = without_stun(both)
@@ -196,8 +205,14 @@ async def test_it_looks_again_by_itself(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "failure",
-    [TransportBroken("down"), ConfigError("now it is nonsense"), RuntimeError("a bug"), DerpMap({999: region(999)})],
-    ids=["unreachable", "nonsense", "bug", "clash"],
+    [
+        TransportBroken("down"),
+        ConfigError("now it is nonsense"),
+        RuntimeError("a bug"),
+        DerpMap({999: region(999)}),
+        SAME_NAME,
+    ],
+    ids=["unreachable", "nonsense", "bug", "clash", "same-name"],
 )
 async def test_the_last_good_map_stays_in_force(
     tmp_path: Path, failure: DerpMap | Exception, caplog: pytest.LogCaptureFixture
