@@ -65,7 +65,7 @@ class Transfer:
     def longest_pause(self, since: float) -> float:
         """The longest time between two pieces of news after `since`."""
         times = [event["at"] for event in self.program.events("progress")]
-        return max(after - before for before, after in pairwise(times) if after > since)
+        return max(float(after - before) for before, after in pairwise(times) if after > since)
 
     def wait_direct(self, since: float, timeout: float = PATIENCE) -> float:
         """When packets went directly after `since`, and still do."""

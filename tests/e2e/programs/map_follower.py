@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 
 import anyio
-from transfer import expected, get, say
+from transfer import expected, get, say  # type: ignore[import-not-found]  # beside this file, which is run by path
 
 import coder_agent
 from coder_agent.client import Workspace
