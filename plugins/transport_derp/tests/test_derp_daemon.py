@@ -385,6 +385,32 @@ async def test_a_renewed_certificate_is_served_and_a_broken_one_is_not(tmp_path:
         assert await new.frame() == (FrameType.RECV_PACKET, old.key + b"still here")
 
 
+async def test_a_reload_changes_the_limits_of_those_who_come_then() -> None:
+    found: list[DerpSettings | ConfigError] = [
+        DerpSettings(relay_client_rate=1_000_000, relay_client_burst=70_000),
+        ConfigError("now it is nonsense"),
+    ]
+
+    def limits() -> DerpSettings:
+        match found.pop(0):
+            case ConfigError() as error:
+                raise error
+            case settings:
+                return settings
+
+    async with running() as program:
+        program.limits = limits
+        core = program.relay.core
+        await Client.enter(program)
+        program.reload()
+        await Client.enter(program)
+        program.reload()  # what cannot be read changes nothing
+        assert core.rate_limit() == (1_000_000, 70_000)
+        await Client.enter(program)
+        buckets = [session._bucket for session in core.sessions]
+        assert sorted(bucket.rate if bucket else 0 for bucket in buckets) == [0, 10**6, 10**6]
+
+
 async def test_it_says_goodbye_and_relays_until_its_clients_left() -> None:
     async with running(drain_seconds=30.0) as program:
         a, b = await Client.enter(program), await Client.enter(program)

@@ -6,6 +6,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Annotated
 
 import anyio
@@ -63,15 +64,24 @@ def derp(
     settings.egress.trust(settings.section("derp", RelayProgramSettings).coder_url)
     log = logging.getLogger("coder_agent_transport_derp")
     log.setLevel(min(logging.INFO, log.getEffectiveLevel()))
-    anyio.run(run_relay, options, settings.network.dial_options())
+
+    def limits() -> DerpSettings:
+        again = replace(ctx.obj)  # a program's settings are read once and kept: a copy reads the file anew
+        again.host = ctx.obj.host
+        section: DerpSettings = again.settings.section("transport_derp", DerpSettings)
+        return section
+
+    anyio.run(run_relay, options, settings.network.dial_options(), limits)
 
 
-async def run_relay(options: RelayProgramOptions, dial: DialOptions) -> None:
+async def run_relay(
+    options: RelayProgramOptions, dial: DialOptions, limits: Callable[[], DerpSettings] | None = None
+) -> None:
     """Relay until SIGINT or SIGTERM, then drain; a second signal ends the process at once."""
     from .program import open_relay, raise_file_limit
 
     raise_file_limit()
-    async with open_relay(options, dial) as program:
+    async with open_relay(options, dial, limits) as program:
         scheme = "https" if options.cert_file else "http"
         typer.echo(f"Relaying at {scheme}://{program.address}/derp")
         if program.stun is not None:

@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import anyio
 import anyio.abc
@@ -21,6 +21,7 @@ from coder_agent.stun_responder import serve_stun
 
 from ..meta_certificate import RENEW_SECONDS
 from ..relay import DerpRelay
+from ..settings import DerpSettings
 from ..tls_server import TlsGate
 from .admission import Gate, UrlVerifier
 from .door import Door
@@ -40,7 +41,7 @@ METRICS_TIMEOUT = 10.0
 
 @dataclass(slots=True)
 class RelayProgram:
-    """A running relay. `reload` reads the certificate again; `drain` says goodbye."""
+    """A running relay. `reload` reads certificate and limits again; `drain` says goodbye."""
 
     options: RelayProgramOptions
     relay: DerpRelay
@@ -52,6 +53,8 @@ class RelayProgram:
     metrics: AddrPort | None = None
     mesh: list[MeshDialer] = field(default_factory=list)
     draining: bool = False
+    limits: Callable[[], DerpSettings] | None = None
+    """Where the limits of clients are read again; raises ConfigError."""
     _gate: TlsGate | None = None
     _server: asyncio.Server | None = field(default=None, repr=False)
 
@@ -69,7 +72,27 @@ class RelayProgram:
         return found
 
     def reload(self) -> None:
-        """SIGHUP: the certificate may have been renewed. A bad one leaves the old one in force."""
+        """SIGHUP: certificate and limits may have changed. What cannot be used leaves the old in force."""
+        self.reload_limits()
+        self.reload_certificate()
+
+    def reload_limits(self) -> None:
+        """What one client may send, for those who log in from now on."""
+        if self.limits is None:
+            return
+        try:
+            now = self.limits()
+        except ConfigError as exc:
+            log.error("the old limits stay in force: %s", exc.message)
+            return
+        rate, burst = now.relay_client_rate, now.relay_client_burst
+        core = self.relay.core
+        if (rate, burst) != core.rate_limit():
+            core.settings = replace(core.settings, client_rate=rate, client_burst=burst)
+            log.info("new clients may send %d bytes per second, %d at once (0 = no limit)", rate, burst)
+
+    def reload_certificate(self) -> None:
+        """The certificate may have been renewed. A bad one leaves the old one in force."""
         if self._gate is None:
             return
         try:
@@ -102,8 +125,11 @@ def raise_file_limit() -> None:
 
 
 @asynccontextmanager
-async def open_relay(options: RelayProgramOptions, dial: DialOptions) -> AsyncIterator[RelayProgram]:
-    """Serve while the block runs. Raises ConfigError (port taken, bad certificate) before anything is served."""
+async def open_relay(
+    options: RelayProgramOptions, dial: DialOptions, limits: Callable[[], DerpSettings] | None = None
+) -> AsyncIterator[RelayProgram]:
+    """Serve while the block runs; `limits` is asked at each reload. Raises ConfigError (port taken, bad certificate)
+    before anything is served."""
     loop = asyncio.get_running_loop()
     relay = DerpRelay.from_settings(options.relay)
     tls = options.tls(relay)
@@ -114,7 +140,9 @@ async def open_relay(options: RelayProgramOptions, dial: DialOptions) -> AsyncIt
         gate = None if tls is None else TlsGate(tls, door.protocol)
         protocol = door.protocol if gate is None else gate.protocol
         server = await _listen(stack, options.address, protocol, "address")
-        program = RelayProgram(options, relay, door, _bound(server), verifier, loop.time(), _gate=gate, _server=server)
+        program = RelayProgram(
+            options, relay, door, _bound(server), verifier, loop.time(), limits=limits, _gate=gate, _server=server
+        )
         listeners = [server]
         if options.metrics is not None:
             figures = await _listen(stack, options.metrics, lambda: _MetricsProtocol(program), "metrics_address")
@@ -158,7 +186,7 @@ async def _renew(program: RelayProgram) -> None:
     """The certificate for fast start has an end; and whoever renews the real one may forget the signal."""
     while True:
         await anyio.sleep(RENEW_SECONDS)
-        program.reload()
+        program.reload_certificate()
 
 
 def _cancel(door: Door) -> None:
