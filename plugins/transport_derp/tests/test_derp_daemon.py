@@ -387,7 +387,7 @@ async def test_a_renewed_certificate_is_served_and_a_broken_one_is_not(tmp_path:
 
 async def test_a_reload_changes_the_limits_of_those_who_come_then() -> None:
     found: list[DerpSettings | ConfigError] = [
-        DerpSettings(relay_client_rate=1_000_000, relay_client_burst=70_000),
+        DerpSettings.model_validate({"relay_client_rate": 1_000_000, "relay_client_burst": 70_000}),
         ConfigError("now it is nonsense"),
     ]
 
