@@ -126,14 +126,18 @@ class MtuProber:
         )
 
     def heartbeat(self, peer: Peer, now: float) -> list[Effect]:
-        """Every 3 s of an active session: does the size in use still pass, and, now and then, would a larger one?"""
+        """Every heartbeat of an active session: does the size in use still pass, and, now and then, would a larger one?
+
+        A resting session leaves the first question to its next full-size segment: it would cost a third of all that
+        an idle node sends.
+        """
         state = peer.mtu
         if not self._may_probe(peer, now) or peer.best is None or state.path != peer.best.path:
             return NOTHING
         effects: list[Effect] = []
         if state.rounds < c.MTU_ROUNDS or now - state.round_at >= c.MTU_PROBE_INTERVAL:
             effects += self.probe(peer, now)
-        if state.proven:
+        if state.proven and not peer.doubt.is_resting(now):
             effects += self._prober.ping(peer, peer.best.path, Purpose.MTU, now, state.proven)[1]
         return effects
 
