@@ -16,18 +16,21 @@ import anyio
 import anyio.abc
 import pytest
 import trustme
+from coder_agent_transport_derp.daemon.options import RelayProgramSettings, resolve
+from coder_agent_transport_derp.daemon.program import open_relay
 from coder_agent_transport_derp.relay import DerpRelay
+from coder_agent_transport_derp.settings import DerpSettings
 from coder_agent_transport_derp.standalone import serve_relay
 from coder_agent_transport_derp.transport import DerpTransport, DerpTransportFactory
 
 from coder_agent.base.addresses import AddrPort
 from coder_agent.base.burst import Burst
-from coder_agent.base.derp_map import DerpMap, DerpNode, DerpRegion
+from coder_agent.base.derp_map import DerpMap, DerpNode, DerpRegion, merge
 from coder_agent.base.derp_map_json import from_json, to_json
 from coder_agent.base.keys import NodePrivate
 from coder_agent.base.paths import DerpPath, Path
 from coder_agent.hooks.events import Event
-from coder_agent.hooks.interfaces import Transport, TransportContext
+from coder_agent.hooks.interfaces import DialOptions, Transport, TransportContext
 
 pytestmark = [pytest.mark.anyio, pytest.mark.foreign]
 
@@ -207,13 +210,13 @@ class Sink:
 
 
 @asynccontextmanager
-async def our_peer(derp_map: DerpMap) -> AsyncIterator[tuple[DerpTransport, NodePrivate, Sink]]:
+async def our_peer(derp_map: DerpMap, home: int = 1) -> AsyncIterator[tuple[DerpTransport, NodePrivate, Sink]]:
     sink, key = Sink(), NodePrivate.generate(os.urandom)
     async with DerpTransportFactory().open(TransportContext(sink, key, sink.emit)) as transport:
         assert isinstance(transport, DerpTransport)
         transport.set_map(derp_map)
-        transport.set_home(1)
-        await sink.wait(lambda: transport.connected(1))
+        transport.set_home(home)
+        await sink.wait(lambda: transport.connected(home))
         yield transport, key, sink
 
 
@@ -246,3 +249,35 @@ async def test_two_of_our_clients_talk_through_their_relay(tailcat: str, tmp_pat
             assert a.send(Burst.of(disco), nobody)
             await a_sink.wait(lambda: a_sink.errors)
             assert a_sink.errors[0][0] == nobody
+
+
+async def test_our_clients_cross_between_their_relay_and_ours_in_one_map(tailcat: str, tmp_path: FilePath) -> None:
+    """One lives at tailcat's derper, the other at `coder derp`. Each sends where the other lives."""
+    command = (tailcat, "--key=new", "serve", "--full-address", "18080")
+    quiet = RelayProgramSettings.model_validate({"address": "127.0.0.1:0", "stun_address": "disable"})
+    async with (
+        run(tmp_path / "relay", *command, TS_DEBUG_TAILCAT_LOCAL_DERP="1") as program,
+        open_relay(resolve(quiet, DerpSettings.model_validate({})), DialOptions(proxy="")) as ours,
+    ):
+        theirs = their_map(tailcat, (await program.wait_for(ADDRESS)).decode())
+        at = ours.address
+        node = DerpNode("2a", 2, at.host, ipv4=at.host, ipv6="none", derp_port=at.port, stun_port=-1, force_http=True)
+        derp_map = merge(theirs, DerpMap({2: DerpRegion(2, "ours", "Ours", (node,))}))
+        async with our_peer(derp_map) as (a, a_key, a_sink), our_peer(derp_map, home=2) as (b, b_key, b_sink):
+            there, back = DerpPath(2, b_key.public()), DerpPath(1, a_key.public())
+            sent = [bytes([number]) * 1312 for number in range(20)]  # within the 32 packets that a stock relay queues
+            assert a.send(Burst.of(b"hello"), there)
+            assert b.send(Burst.of(b"hello, too"), back)  # both dial the other's region first
+            await b_sink.wait(lambda: b_sink.packets)
+            await a_sink.wait(lambda: a_sink.packets)
+            for packet in sent:
+                assert a.send(Burst.of(packet), there)
+                assert b.send(Burst.of(packet), back)
+            await b_sink.wait(lambda: len(b_sink.packets) == 21)
+            await a_sink.wait(lambda: len(a_sink.packets) == 21)
+            assert all(one.connected(number) for one in (a, b) for number in (1, 2))
+            # it names the region in which it was heard: answers take the same way
+            assert b_sink.packets == [(data, DerpPath(2, a_key.public())) for data in [b"hello", *sent]]
+            assert a_sink.packets == [(data, DerpPath(1, b_key.public())) for data in [b"hello, too", *sent]]
+        assert ours.figures()["frames_received"] >= 21
+        assert ours.figures().get("protocol_errors", 0) == 0
