@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,6 +29,8 @@ from coder_agent.base.node import Node
 from coder_agent.hooks.manager import PluginHost, build_plugin_manager
 from coder_agent.hooks.settings import load_settings
 from coder_agent.protocols.derp.client import DerpClient, PacketsReceived
+from coder_agent.protocols.derp.frames import FrameType
+from coder_agent.protocols.derp.login import ClientInfo, client_info_frame
 
 pytestmark = pytest.mark.anyio
 
@@ -187,6 +190,36 @@ async def test_every_way_in_leads_to_the_same_relay(tmp_path: Path, host: Plugin
         metrics = running.deployment.relay
         assert metrics is not None
         assert metrics.metrics()["clients"] == len(peers)
+
+
+async def test_the_chain_names_the_relays_key_and_who_reads_it_starts_at_once(tmp_path: Path, host: PluginHost) -> None:
+    """As stock clients do it with TLS: key out of the chain, then request and login in one write; no answer's head."""
+    settings, trust = tls_files(tmp_path)
+    async with run_with_relay(tmp_path, host, **settings) as running:
+        https, relay = running.https, running.deployment.relay
+        assert https is not None
+        assert relay is not None
+        plain = await anyio.connect_tcp(https.host, https.port)
+        async with await anyio.streams.tls.TLSStream.wrap(
+            plain, hostname="127.0.0.1", ssl_context=trust, standard_compatible=False
+        ) as stream:
+            found = stream._ssl_object._sslobj.get_unverified_chain()  # type: ignore[attr-defined]
+            chain = [ssl.PEM_cert_to_DER_cert(one.public_bytes()) for one in found]
+            assert len(chain) >= 2, "the certificate, and behind it the one with the key"
+            names = [re.findall(rb"derpkey([0-9a-f]{64})", one) for one in chain]
+            assert not any(names[:-1])
+            key = NodePublic(bytes.fromhex(names[-1][0].decode()))
+            private = NodePrivate.generate(os.urandom)
+            login = client_info_frame(private, key, ClientInfo(), os.urandom)
+            await stream.send(REQUEST + b"Derp-Fast-Start: 1\r\n\r\n" + login)
+            said = b""
+            with anyio.fail_after(10):
+                while len(said) < 5 + 40 + 5:
+                    said += await stream.receive()
+            assert said[0] == FrameType.SERVER_KEY
+            assert said[5 + 8 : 5 + 40] == key.raw
+            assert said[45] == FrameType.SERVER_INFO
+        assert relay.metrics()["fast_starts"] == 1
 
 
 # ---------------------------------------------------------------- relays that ask whom we know
