@@ -237,6 +237,8 @@ async def test_half_open_connections_cost_bounded_room(monkeypatch: pytest.Monke
         for writer in writers:
             writer.write(b"GET /derp HTTP/1.1\r\nHost: r\r\n")
         await until(lambda: program.figures()["waiting_connections"] == 50)
+        await Client.enter(program)  # takes the place of the oldest, and leaves it at once
+        assert program.figures()["waiting_connections"] == 49
         for writer in writers:
             writer.close()
         await until(lambda: program.figures()["waiting_connections"] == 0)

@@ -25,7 +25,8 @@ HEAD_LIMIT = 16 << 10
 HEAD_TIMEOUT = 30.0
 """Seconds for the request (cmd/derper, ReadTimeout)."""
 MAX_WAITING = 10_000
-"""Connections that have not finished a request; more are closed at once, so that half-open ones cost bounded memory."""
+"""Connections without a finished request. One more costs the oldest of them its place: half-open ones take bounded
+memory, and do not keep out who asks at once."""
 CHALLENGE = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 """What a captive-portal check may ask us to repeat (cmd/derper, isChallengeChar)."""
 
@@ -38,7 +39,8 @@ class Door:
     token: str = ""
     page: Callable[[], bytes] = lambda: b"<!doctype html><title>DERP relay</title><h1>DERP relay</h1>\n"
     healthy: Callable[[], bool] = lambda: True
-    waiting: set[HeadProtocol] = field(default_factory=set)
+    waiting: dict[HeadProtocol, None] = field(default_factory=dict)
+    """In the order of their coming."""
     sockets: set[asyncio.Task[None]] = field(default_factory=set)
 
     def protocol(self) -> HeadProtocol:
@@ -59,16 +61,21 @@ class HeadProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
         if len(self._door.waiting) >= MAX_WAITING:
-            self._transport.abort()
-            return
-        self._door.waiting.add(self)
+            next(iter(self._door.waiting)).give_up()
+        self._door.waiting[self] = None
         self._timer = asyncio.get_running_loop().call_later(HEAD_TIMEOUT, self._transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._done()
 
+    def give_up(self) -> None:
+        """Somebody else needs the place."""
+        self._done()
+        if self._transport is not None:
+            self._transport.abort()
+
     def _done(self) -> None:
-        self._door.waiting.discard(self)
+        self._door.waiting.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
 
