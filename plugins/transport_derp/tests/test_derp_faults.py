@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +26,7 @@ from coder_agent.base.keys import NodePrivate
 from coder_agent.base.paths import Path as WirePath
 from coder_agent.hooks import DialOptions, RelayChanged
 from coder_agent.hooks.interfaces import Transport, TransportContext
+from coder_agent.protocols.derp import frames
 
 pytestmark = pytest.mark.anyio
 
@@ -53,8 +55,12 @@ class Sink:
                 await self._news.wait()
 
     async def up(self) -> None:
+        await self.until(lambda: any(event.connected for event in self.events))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a piece of news after which this holds."""
         with anyio.fail_after(10):
-            while not any(event.connected for event in self.events):
+            while not condition():
                 await self._news.wait()
 
 
@@ -113,7 +119,7 @@ async def test_closing_at_each_byte_of_the_login_is_survived() -> None:
     head = DerpRelay().upgrade_head()
     key = b"\x01" + (40).to_bytes(4, "big") + "DERP🔑".encode() + bytes(range(32))
     whole = head + key
-    for cut in [*range(0, len(head), 23), *range(len(head), len(whole) + 1, 5)]:
+    for cut in range(len(whole) + 1):
         async with saying(whole[:cut], then_close=True) as address, client(node("1a", address)) as (transport, sink):
             await sink.said("")
             assert not transport.connected(1)
@@ -134,3 +140,75 @@ async def test_a_bad_certificate_is_named_with_the_reason(fault: str, words: str
     ):
         await sink.said("the certificate of localhost does not verify")
         assert words in sink.events[0].reason
+
+
+@asynccontextmanager
+async def trickling(relay: AddrPort, pause: float) -> AsyncIterator[AddrPort]:
+    """What the relay says comes in pieces of three bytes, each after `pause` seconds."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        near, far = await asyncio.open_connection(relay.host, relay.port)
+
+        async def there() -> None:
+            while data := await reader.read(65536):
+                far.write(data)
+            far.close()
+
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(there)
+                while data := await near.read(3):
+                    await asyncio.sleep(pause)
+                    writer.write(data)
+                tasks.cancel_scope.cancel()
+        finally:
+            for end in (far, writer):
+                end.close()
+            ended.set()
+
+    ended = anyio.Event()
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    try:
+        yield AddrPort.of(*server.sockets[0].getsockname()[:2])
+    finally:
+        server.close()
+        with anyio.fail_after(10):
+            await ended.wait()
+
+
+async def test_a_relay_that_answers_slowly_is_waited_for() -> None:
+    async with (
+        serve_relay(DerpRelay()) as relay,
+        trickling(relay, 0.004) as slow,
+        client(node("1a", slow)) as (transport, sink),
+    ):
+        await sink.up()
+        assert transport.connected(1)
+
+
+async def test_a_relay_that_changes_its_key_is_the_relay_all_the_same() -> None:
+    """The key proves nothing about who a relay is (TLS does): it only closes the login's boxes."""
+    first, second = DerpRelay(), DerpRelay()
+    assert first.core.public != second.core.public
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = AddrPort("127.0.0.1", probe.getsockname()[1])
+    async with client(node("1a", address)) as (transport, sink):
+        async with serve_relay(first, port=address.port):
+            await sink.until(lambda: transport.connected(1))
+        await sink.until(lambda: not transport.connected(1))
+        async with serve_relay(second, port=address.port):
+            await sink.until(lambda: transport.connected(1))
+
+
+async def test_frames_that_nobody_knows_are_skipped_and_too_long_ones_end_the_connection() -> None:
+    relay = DerpRelay()
+    async with serve_relay(relay) as address, client(node("1a", address)) as (transport, sink):
+        await sink.up()
+        (wire,) = relay._wires
+        wire.write(b"\x77" + (5).to_bytes(4, "big") + b"other" + frames.health("hello"))
+        await sink.said("hello")
+        assert transport.connected(1)
+        wire.write(b"\x05" + (1 << 30).to_bytes(4, "big"))
+        await sink.said("too long")
+        await sink.until(lambda: transport.connected(1))
