@@ -140,11 +140,11 @@ def test_a_half_closed_connection_still_gets_its_answer(place: Place) -> None:
 
 
 def test_tailcat_finds_a_direct_path_to_our_node(place: Place) -> None:
-    with our_server(place) as (node, token):
+    with our_server(place) as (_, token):
         with place.tailcat("ping", "--until-direct", token.text()) as ping:
             assert ping.wait() == 0, ping.output
+        # Its own words decide. It ends at its first direct pong, often before our larger ping has proven the path here.
         assert re.search(r"pong in \S+ via [\d\[]", ping.output), ping.output
-        assert node.events("path")[-1]["kind"] == "direct"
 
 
 def test_a_node_that_forbids_direct_paths_is_reached_by_relay_only(place: Place) -> None:
