@@ -16,8 +16,9 @@ import anyio
 import anyio.abc
 import pytest
 import trustme
-from coder_agent_transport_derp.daemon.options import RelayProgramSettings, resolve
+from coder_agent_transport_derp.daemon.options import resolve
 from coder_agent_transport_derp.daemon.program import open_relay
+from coder_agent_transport_derp.daemon.settings import RelayProgramSettings
 from coder_agent_transport_derp.relay import DerpRelay
 from coder_agent_transport_derp.settings import DerpSettings
 from coder_agent_transport_derp.standalone import serve_relay

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import anyio
-import anyio.abc
 import typer
 
+from coder_agent.cli.serving import flag, stop_signal
 from coder_agent.hooks.manager import PluginHost
 from coder_agent.hooks.settings import Settings
 
@@ -24,53 +21,48 @@ if TYPE_CHECKING:
     from .serving import Running
 
 
-def _flag(help_text: str, *names: str) -> typer.models.OptionInfo:
-    option: typer.models.OptionInfo = typer.Option(*names, help=help_text, show_default=False)
-    return option
-
-
 def server(
     ctx: typer.Context,
-    access_url: Annotated[str | None, _flag("URL at which users and agents reach this server")] = None,
-    http_address: Annotated[str | None, _flag("host:port for HTTP [127.0.0.1:3000]; empty = no HTTP")] = None,
-    tls_enable: Annotated[bool | None, _flag("serve HTTPS too", "--tls-enable/--no-tls-enable")] = None,
-    tls_address: Annotated[str | None, _flag("host:port for HTTPS [127.0.0.1:3443]")] = None,
-    tls_cert_file: Annotated[str | None, _flag("PEM file: certificate and chain")] = None,
-    tls_key_file: Annotated[str | None, _flag("PEM file: private key")] = None,
-    data_dir: Annotated[str | None, _flag("folder for the database")] = None,
+    access_url: Annotated[str | None, flag("URL at which users and agents reach this server")] = None,
+    http_address: Annotated[str | None, flag("host:port for HTTP [127.0.0.1:3000]; empty = no HTTP")] = None,
+    tls_enable: Annotated[bool | None, flag("serve HTTPS too", "--tls-enable/--no-tls-enable")] = None,
+    tls_address: Annotated[str | None, flag("host:port for HTTPS [127.0.0.1:3443]")] = None,
+    tls_cert_file: Annotated[str | None, flag("PEM file: certificate and chain")] = None,
+    tls_key_file: Annotated[str | None, flag("PEM file: private key")] = None,
+    data_dir: Annotated[str | None, flag("folder for the database")] = None,
     derp_server_enable: Annotated[
-        bool | None, _flag("embedded relay [on]", "--derp-server-enable/--no-derp-server-enable")
+        bool | None, flag("embedded relay [on]", "--derp-server-enable/--no-derp-server-enable")
     ] = None,
-    derp_server_region_id: Annotated[int | None, _flag("its region id [999]")] = None,
-    derp_server_region_code: Annotated[str | None, _flag("its short name [coder]")] = None,
-    derp_server_region_name: Annotated[str | None, _flag("its name [Coder Embedded Relay]")] = None,
+    derp_server_region_id: Annotated[int | None, flag("its region id [999]")] = None,
+    derp_server_region_code: Annotated[str | None, flag("its short name [coder]")] = None,
+    derp_server_region_name: Annotated[str | None, flag("its name [Coder Embedded Relay]")] = None,
     derp_server_stun_addresses: Annotated[
-        str | None, _flag("STUN servers for clients, separated by commas, or `disable` [none]")
+        str | None, flag("STUN servers for clients, separated by commas, or `disable` [none]")
     ] = None,
-    derp_config_url: Annotated[str | None, _flag("URL of a JSON relay map, used beside the embedded relay")] = None,
-    derp_config_path: Annotated[str | None, _flag("file with a JSON relay map; read again on SIGHUP")] = None,
+    derp_config_url: Annotated[str | None, flag("URL of a JSON relay map, used beside the embedded relay")] = None,
+    derp_config_path: Annotated[str | None, flag("file with a JSON relay map; read again on SIGHUP")] = None,
     derp_force_websockets: Annotated[
-        bool | None, _flag("relay over WebSocket only", "--derp-force-websockets/--no-derp-force-websockets")
+        bool | None, flag("relay over WebSocket only", "--derp-force-websockets/--no-derp-force-websockets")
     ] = None,
     block_direct_connections: Annotated[
-        bool | None, _flag("relay only", "--block-direct-connections/--no-block-direct-connections")
+        bool | None, flag("relay only", "--block-direct-connections/--no-block-direct-connections")
     ] = None,
     require_direct_connections: Annotated[
-        bool | None, _flag("no relay for data", "--require-direct-connections/--no-require-direct-connections")
+        bool | None, flag("no relay for data", "--require-direct-connections/--no-require-direct-connections")
     ] = None,
-    derp_prefer_region: Annotated[int | None, _flag("relay region for everybody who can use it [nearest]")] = None,
-    block_ipv6: Annotated[bool | None, _flag("direct over IPv4 only", "--block-ipv6/--no-block-ipv6")] = None,
+    derp_prefer_region: Annotated[int | None, flag("relay region for everybody who can use it [nearest]")] = None,
+    block_ipv6: Annotated[bool | None, flag("direct over IPv4 only", "--block-ipv6/--no-block-ipv6")] = None,
     stun_address: Annotated[
-        str | None, _flag("host:port of the embedded STUN responder (UDP), or `disable` [HTTP host, 3478]")
+        str | None, flag("host:port of the embedded STUN responder (UDP), or `disable` [HTTP host, 3478]")
     ] = None,
-    health_check_refresh: Annotated[str | None, _flag("how long a health report is good enough [10m]")] = None,
+    health_check_refresh: Annotated[str | None, flag("how long a health report is good enough [10m]")] = None,
     health_check_threshold_database: Annotated[
-        str | None, _flag("warn of a database that takes longer to answer [15ms]")
+        str | None, flag("warn of a database that takes longer to answer [15ms]")
     ] = None,
     prometheus_enable: Annotated[
-        bool | None, _flag("serve /metrics", "--prometheus-enable/--no-prometheus-enable")
+        bool | None, flag("serve /metrics", "--prometheus-enable/--no-prometheus-enable")
     ] = None,
-    prometheus_address: Annotated[str | None, _flag("host:port for /metrics [127.0.0.1:2112]")] = None,
+    prometheus_address: Annotated[str | None, flag("host:port for /metrics [127.0.0.1:2112]")] = None,
 ) -> None:
     """Start a coder server: API, sign-in, coordination, relay and STUN behind one address.
 
@@ -121,7 +113,7 @@ async def run_server(options: ServerOptions, host: PluginHost, settings: Setting
     from .serving import open_server
 
     async with open_server(options, host, settings) as running:
-        async with _reload_signals(running.reload), _stop_signals() as stop:
+        async with stop_signal(running.reload) as stop:
             await _announce(running, options)
             await stop.wait()
         typer.echo("Stopping; once more to stop at once.", err=True)
@@ -161,40 +153,3 @@ async def _only_local(options: ServerOptions) -> bool:
     with anyio.move_on_after(2.0):
         return await anyio.to_thread.run_sync(is_only_local, options.access_url, abandon_on_cancel=True)
     return False
-
-
-@asynccontextmanager
-async def _reload_signals(reload: Callable[[], None]) -> AsyncIterator[None]:
-    """SIGHUP asks for the relay map again (where the system has that signal)."""
-
-    async def watch(*, task_status: anyio.abc.TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(signal.SIGHUP) as signals:
-            task_status.started()
-            async for _ in signals:
-                reload()
-
-    async with anyio.create_task_group() as tasks:
-        if hasattr(signal, "SIGHUP"):
-            await tasks.start(watch)
-        yield
-        tasks.cancel_scope.cancel()
-
-
-@asynccontextmanager
-async def _stop_signals() -> AsyncIterator[anyio.Event]:
-    """An event that the first stop signal sets; at the end of the block signals kill again."""
-    stop = anyio.Event()
-
-    async def watch(*, task_status: anyio.abc.TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            task_status.started()
-            async for _ in signals:
-                stop.set()
-                break
-        for kind in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(kind, signal.SIG_DFL)
-
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(watch)
-        yield stop
-        tasks.cancel_scope.cancel()

@@ -15,7 +15,10 @@ from typer import BadParameter
 
 from coder_agent.base.path_rules import DirectRule, PathRules
 from coder_agent.base.path_rules_json import MAX_REGION
+from coder_agent.cli import listening
 from coder_agent.cli.durations import parse_duration
+from coder_agent.cli.listening import HostPort as HostPort
+from coder_agent.cli.listening import require_tls_files, require_tls_pair
 from coder_agent.errors import ConfigError
 
 from .settings import ServerSettings
@@ -23,16 +26,6 @@ from .settings import ServerSettings
 STUN_PORT = 3478
 """RFC 8489 §18.6."""
 DISABLE = "disable"
-
-
-class HostPort(NamedTuple):
-    """Where to listen or whom to ask."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class AccessUrl(NamedTuple):
@@ -158,14 +151,7 @@ def parse_access_url(text: str) -> AccessUrl:
 
 def parse_address(setting: str, text: str, default_port: int | None = None) -> HostPort:
     """Read ``host:port``, ``[v6]:port`` or ``:port`` (all addresses). Raises ConfigError naming `setting`."""
-    host, colon, port = text.rpartition(":")
-    if default_port is not None and (not colon or (":" in host and not host.startswith("["))):
-        host, port = text, str(default_port)
-    bracketed = host.startswith("[") and host.endswith("]")
-    bare = host[1:-1] if bracketed else host
-    if not port.isascii() or not port.isdigit() or int(port) > 65535 or (":" in bare and not bracketed):
-        raise ConfigError(f"{setting}: {text!r} is not host:port", hint="for example 127.0.0.1:3000 or [::]:3000")
-    return HostPort(bare or "0.0.0.0", int(port))
+    return listening.parse_address(setting, text, default_port, example="127.0.0.1:3000 or [::]:3000")
 
 
 def _seconds(setting: str, text: str) -> float:
@@ -177,18 +163,14 @@ def _seconds(setting: str, text: str) -> float:
 
 def _tls(settings: ServerSettings) -> TlsOptions | None:
     cert, key = settings.tls_cert_file, settings.tls_key_file
-    if bool(cert) != bool(key):
-        given, missing = ("tls_cert_file", "tls_key_file") if cert else ("tls_key_file", "tls_cert_file")
-        raise ConfigError(f"{given} is set, {missing} is not", hint="TLS needs both files")
+    require_tls_pair(cert, key)
     if not settings.tls_enable:
         return None
     if not cert:
         raise ConfigError(
             "tls_enable is on, but there is no certificate", hint="set --tls-cert-file and --tls-key-file"
         )
-    for setting, name in (("tls_cert_file", cert), ("tls_key_file", key)):
-        if not Path(name).is_file():
-            raise ConfigError(f"{setting}: there is no file {name}")
+    require_tls_files(cert, key)
     return TlsOptions(parse_address("tls_address", settings.tls_address), Path(cert), Path(key))
 
 

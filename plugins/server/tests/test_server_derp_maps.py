@@ -331,10 +331,10 @@ async def test_a_plugin_adds_regions_to_a_running_server(tmp_path: Path) -> None
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
 async def test_sighup_reloads() -> None:
-    from coder_agent_server.cli import _reload_signals
+    from coder_agent.cli.serving import stop_signal
 
     reloaded = anyio.Event()
-    async with _reload_signals(reloaded.set):
+    async with stop_signal(reloaded.set):
         os.kill(os.getpid(), signal.SIGHUP)
         with anyio.fail_after(10):
             await reloaded.wait()

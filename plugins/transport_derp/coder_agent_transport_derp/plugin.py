@@ -20,7 +20,7 @@ def coder_settings() -> Sequence[SettingsSpec]:
 
     return [
         SettingsSpec("transport_derp", "coder_agent_transport_derp.settings:DerpSettings"),
-        SettingsSpec("derp", "coder_agent_transport_derp.daemon.options:RelayProgramSettings"),
+        SettingsSpec("derp", "coder_agent_transport_derp.daemon.settings:RelayProgramSettings"),
     ]
 
 

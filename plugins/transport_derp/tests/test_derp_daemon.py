@@ -17,8 +17,9 @@ import pytest
 import trustme
 from coder_agent_transport_derp.daemon import door as door_module
 from coder_agent_transport_derp.daemon.admission import UrlVerifier, shows_token
-from coder_agent_transport_derp.daemon.options import RelayProgramSettings, resolve
+from coder_agent_transport_derp.daemon.options import resolve
 from coder_agent_transport_derp.daemon.program import RelayProgram, open_relay
+from coder_agent_transport_derp.daemon.settings import RelayProgramSettings
 from coder_agent_transport_derp.settings import DerpSettings
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus

@@ -3,43 +3,37 @@
 from __future__ import annotations
 
 import logging
-import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated
 
 import anyio
-import anyio.abc
 import typer
 
+from coder_agent.cli.serving import flag, stop_signal
 from coder_agent.hooks.interfaces import DialOptions
 from coder_agent.hooks.settings import Settings
 
 from ..settings import DerpSettings
-from .options import RelayProgramOptions, RelayProgramSettings, resolve
-
-
-def _flag(help_text: str, *names: str) -> typer.models.OptionInfo:
-    option: typer.models.OptionInfo = typer.Option(*names, help=help_text, show_default=False)
-    return option
+from .options import RelayProgramOptions, resolve
+from .settings import RelayProgramSettings
 
 
 def derp(
     ctx: typer.Context,
-    address: Annotated[str | None, _flag("host:port [0.0.0.0:443 with TLS, else 127.0.0.1:3340]")] = None,
-    tls_cert_file: Annotated[str | None, _flag("PEM file: certificate and chain; read again on SIGHUP")] = None,
-    tls_key_file: Annotated[str | None, _flag("PEM file: private key")] = None,
-    key_file: Annotated[str | None, _flag("the relay's own key; made if missing [a new key at every start]")] = None,
-    stun_address: Annotated[str | None, _flag("host:port for STUN (UDP), or `disable` [same host, 3478]")] = None,
-    mesh_with: Annotated[str | None, _flag("the region's other relays, host names or URLs, by commas")] = None,
-    verify_url: Annotated[str | None, _flag("ask this URL about every client, as stock derper does")] = None,
+    address: Annotated[str | None, flag("host:port [0.0.0.0:443 with TLS, else 127.0.0.1:3340]")] = None,
+    tls_cert_file: Annotated[str | None, flag("PEM file: certificate and chain; read again on SIGHUP")] = None,
+    tls_key_file: Annotated[str | None, flag("PEM file: private key")] = None,
+    key_file: Annotated[str | None, flag("the relay's own key; made if missing [a new key at every start]")] = None,
+    stun_address: Annotated[str | None, flag("host:port for STUN (UDP), or `disable` [same host, 3478]")] = None,
+    mesh_with: Annotated[str | None, flag("the region's other relays, host names or URLs, by commas")] = None,
+    verify_url: Annotated[str | None, flag("ask this URL about every client, as stock derper does")] = None,
     verify_fail_open: Annotated[
-        bool | None, _flag("let clients in while it does not answer", "--verify-fail-open/--no-verify-fail-open")
+        bool | None, flag("let clients in while it does not answer", "--verify-fail-open/--no-verify-fail-open")
     ] = None,
-    coder_url: Annotated[str | None, _flag("admit only peers that this coder server knows")] = None,
-    metrics_address: Annotated[str | None, _flag("host:port for Prometheus figures [none]")] = None,
-    drain_seconds: Annotated[float | None, _flag("go on relaying for so long after SIGTERM [10]")] = None,
+    coder_url: Annotated[str | None, flag("admit only peers that this coder server knows")] = None,
+    metrics_address: Annotated[str | None, flag("host:port for Prometheus figures [none]")] = None,
+    drain_seconds: Annotated[float | None, flag("go on relaying for so long after SIGTERM [10]")] = None,
 ) -> None:
     """Run a DERP relay: no coder server, no database.
 
@@ -91,31 +85,7 @@ async def run_relay(
         typer.echo(f"The relay's key is {program.relay.core.public.raw.hex()}")
         if not options.token and not options.verify_url:
             typer.echo("Everybody who can reach this relay may use it: see --verify-url, --coder-url.", err=True)
-        async with _signals(program.reload) as stop:
+        async with stop_signal(program.reload) as stop:
             await stop.wait()
         typer.echo(f"Draining for at most {options.drain:g} s; once more to stop at once.", err=True)
         await program.drain()
-
-
-@asynccontextmanager
-async def _signals(reload: Callable[[], None]) -> AsyncIterator[anyio.Event]:
-    """An event that the first stop signal sets (afterwards signals kill again); SIGHUP calls `reload`."""
-    stop = anyio.Event()
-
-    async def watch(*, task_status: anyio.abc.TaskStatus[None]) -> None:
-        hangup = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *hangup) as signals:
-            task_status.started()
-            async for number in signals:
-                if number in hangup:
-                    reload()
-                    continue
-                stop.set()
-                break
-        for kind in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(kind, signal.SIG_DFL)
-
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(watch)
-        yield stop
-        tasks.cancel_scope.cancel()

@@ -1,74 +1,29 @@
-"""The section ``[plugins.derp]``, and what it means: every fault is found here, before anything is opened."""
+"""What the section ``[plugins.derp]`` means: every fault is found here, before anything is opened."""
 
 from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
-
+from coder_agent.cli.listening import HostPort, parse_address, require_tls_files, require_tls_pair
 from coder_agent.errors import ConfigError
 
 from ..relay import DerpRelay
 from ..settings import DerpSettings
-
-MAX_DRAIN = 3600.0
-
-
-class RelayProgramSettings(BaseModel):
-    """What `coder derp` can be told beside ``[plugins.transport_derp]`` (key, limits, mesh key). Flags have the same
-    names with dashes."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    address: str = Field("", description="host:port to listen on; default 0.0.0.0:443 with TLS, 127.0.0.1:3340 without")
-    tls_cert_file: str = Field("", description="PEM file: certificate, then its chain; read again on SIGHUP")
-    tls_key_file: str = Field("", description="PEM file: the certificate's private key")
-    stun_address: str = Field("", description="host:port for STUN (UDP), or `disable`; default: same host, port 3478")
-    metrics_address: str = Field("", description="host:port for Prometheus figures at /metrics; default none")
-    mesh_with: list[str] = Field(
-        default_factory=list, description="URLs of the region's other relays (needs relay_mesh_key)"
-    )
-    token: SecretStr = Field(SecretStr(""), description="clients must show this token in a header")
-    verify_url: str = Field("", description="ask this URL about every client, as stock derper's --verify-client-url")
-    verify_fail_open: bool = Field(False, description="let clients in while that URL does not answer")
-    coder_url: str = Field("", description="admit only the peers that this coder server knows")
-    drain_seconds: float = Field(10.0, ge=0, le=MAX_DRAIN, description="how long to go on relaying after SIGTERM")
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @classmethod
-    def parse(cls, setting: str, text: str) -> Address:
-        """Read ``host:port``, ``[v6]:port`` or ``:port``. Raises ConfigError."""
-        host, colon, port = text.rpartition(":")
-        bracketed = host.startswith("[") and host.endswith("]")
-        bare = host[1:-1] if bracketed else host
-        if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535 or (":" in bare and not bracketed):
-            raise ConfigError(f"{setting}: {text!r} is not host:port", hint="for example 0.0.0.0:443 or [::]:443")
-        return cls(bare or "0.0.0.0", int(port))
+from .settings import RelayProgramSettings
 
 
 @dataclass(frozen=True, slots=True)
 class RelayProgramOptions:
     """Checked values. `stun`/`metrics` None = not served; `verify_url` "" = nobody is asked."""
 
-    address: Address
+    address: HostPort
     cert_file: str
     key_file: str
-    stun: Address | None
+    stun: HostPort | None
     stun_is_default: bool
-    metrics: Address | None
+    metrics: HostPort | None
     mesh_key: bytes | None
     mesh_with: tuple[str, ...]
     token: str
@@ -104,13 +59,9 @@ class RelayProgramOptions:
 def resolve(settings: RelayProgramSettings, relay: DerpSettings) -> RelayProgramOptions:
     """Check the settings. Raises ConfigError naming the one that is wrong."""
     cert, key = settings.tls_cert_file, settings.tls_key_file
-    if bool(cert) != bool(key):
-        given, missing = ("tls_cert_file", "tls_key_file") if cert else ("tls_key_file", "tls_cert_file")
-        raise ConfigError(f"{given} is set, {missing} is not", hint="TLS needs both files")
-    for name, path in (("tls_cert_file", cert), ("tls_key_file", key)):
-        if path and not Path(path).is_file():
-            raise ConfigError(f"{name}: there is no file {path}")
-    address = Address.parse("address", settings.address or ("0.0.0.0:443" if cert else "127.0.0.1:3340"))
+    require_tls_pair(cert, key)
+    require_tls_files(cert, key)
+    address = _address("address", settings.address or ("0.0.0.0:443" if cert else "127.0.0.1:3340"))
     mesh_key = relay.mesh_key()
     if settings.mesh_with and mesh_key is None:
         raise ConfigError(
@@ -123,7 +74,7 @@ def resolve(settings: RelayProgramSettings, relay: DerpSettings) -> RelayProgram
         key_file=key,
         stun=_stun(settings.stun_address, address),
         stun_is_default=not settings.stun_address,
-        metrics=Address.parse("metrics_address", settings.metrics_address) if settings.metrics_address else None,
+        metrics=_address("metrics_address", settings.metrics_address) if settings.metrics_address else None,
         mesh_key=mesh_key,
         mesh_with=tuple(_mesh_url(url) for url in settings.mesh_with),
         token=settings.token.get_secret_value(),
@@ -134,10 +85,14 @@ def resolve(settings: RelayProgramSettings, relay: DerpSettings) -> RelayProgram
     )
 
 
-def _stun(text: str, address: Address) -> Address | None:
+def _address(setting: str, text: str) -> HostPort:
+    return parse_address(setting, text, example="0.0.0.0:443 or [::]:443", needs_colon=True)
+
+
+def _stun(text: str, address: HostPort) -> HostPort | None:
     if text == "disable":
         return None
-    return Address.parse("stun_address", text) if text else Address(address.host, 3478)
+    return _address("stun_address", text) if text else HostPort(address.host, 3478)
 
 
 def _verify_url(settings: RelayProgramSettings) -> str:

@@ -15,6 +15,7 @@ import anyio.abc
 import h11
 
 from coder_agent.base.addresses import AddrPort
+from coder_agent.cli.listening import HostPort
 from coder_agent.errors import ConfigError
 from coder_agent.hooks.interfaces import DialOptions
 from coder_agent.stun_responder import serve_stun
@@ -27,7 +28,7 @@ from .admission import Gate, UrlVerifier
 from .door import Door
 from .figures import exposition, page
 from .mesh import MeshDialer
-from .options import Address, RelayProgramOptions
+from .options import RelayProgramOptions
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +197,7 @@ def _cancel(door: Door) -> None:
 
 async def _listen(
     stack: AsyncExitStack,
-    at: Address,
+    at: HostPort,
     protocol: Callable[[], asyncio.BaseProtocol],
     setting: str,
 ) -> asyncio.Server:
