@@ -16,6 +16,7 @@ from ...base.burst import Burst
 from ...base.keys import KEY_SIZE, NodePublic
 from ...errors import RemoteProtocolError
 from . import frames
+from .client import LOGIN_TIMEOUT, READ_TIMEOUT
 from .frames import MAX_CLIENT_INFO_SIZE, NONCE_SIZE, PING_SIZE, FrameType, PresentFlag
 from .login import ClientInfo, client_info_frame, open_server_info, parse_server_key
 from .outbox import Outbox, Wire
@@ -23,10 +24,6 @@ from .runs import is_disco
 from .server import RelayCore
 from .stream import ControlFrame, FrameStream, PacketRun
 
-READ_TIMEOUT = 120.0
-"""Seconds without any frame after which the other relay is dead (derp_client.go, Recv)."""
-LOGIN_TIMEOUT = 10.0
-"""Seconds until ServerInfo."""
 MAX_KEYS = 1_000_000
 """Clients of one other relay that we remember; a relay of that size does not exist."""
 
@@ -45,7 +42,7 @@ class SelfConnected(RemoteProtocolError):
 
 
 class MeshLink:
-    """Feed received bytes to `received`; past `deadline` or after RemoteProtocolError close it. A `Forwarder`."""
+    """Give received bytes to `feed`; past `deadline` or after RemoteProtocolError close it. A `Forwarder`."""
 
     def __init__(self, relay: RelayCore, mesh_key: bytes, wire: Wire, now: float) -> None:
         self._relay = relay
@@ -63,13 +60,9 @@ class MeshLink:
         """Who is connected to the other relay."""
         return frozenset(self._keys)
 
-    def room(self) -> memoryview:
-        """Where the next received bytes belong."""
-        return self._stream.room()
-
-    def received(self, count: int, now: float) -> None:
-        """Act on the bytes put into `room()`. Raises RemoteProtocolError: close the link."""
-        for item in self._stream.received(count):
+    def feed(self, data: bytes, now: float) -> None:
+        """Act on received bytes. Raises RemoteProtocolError: close the link."""
+        for item in self._stream.feed(data):
             if isinstance(item, PacketRun):
                 self._relay.drops["mesh_unexpected"] += item.burst.count  # nothing is addressed to a relay
             else:

@@ -97,7 +97,8 @@ class MeshDialer:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(wire.run, stream)
                 while True:
-                    await self._take(link, rest, clock())
+                    link.feed(rest, clock())
+                    self._note(link)
                     with anyio.fail_after(max(0.0, link.deadline - clock())):
                         rest = await stream.receive(256 << 10)
         except* TimeoutError as group:
@@ -107,14 +108,7 @@ class MeshDialer:
         finally:
             link.close()
 
-    async def _take(self, link: MeshLink, data: bytes, now: float) -> None:
-        view = memoryview(data)
-        while view:
-            room = link.room()
-            count = min(len(room), len(view))
-            room[:count] = view[:count]
-            link.received(count, now)
-            view = view[count:]
+    def _note(self, link: MeshLink) -> None:
         if link.is_up and not self.is_up:
             self.is_up, self.problem = True, ""
             log.info("mesh: linked to %s", self.url)

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from coder_agent.base.keys import NodePrivate
 from coder_agent.errors import RemoteProtocolError
 from coder_agent.protocols.derp import frames
+from coder_agent.protocols.derp.client import LOGIN_TIMEOUT, READ_TIMEOUT
 from coder_agent.protocols.derp.frames import FrameType
 from coder_agent.protocols.derp.login import ClientInfo, client_info_frame
-from coder_agent.protocols.derp.mesh import LOGIN_TIMEOUT, READ_TIMEOUT, MeshLink, SelfConnected, reconnect_delay
+from coder_agent.protocols.derp.mesh import MeshLink, SelfConnected, reconnect_delay
 from coder_agent.protocols.derp.server import RelayCore, RelaySettings
 from coder_agent.protocols.derp.session import RelaySession
 
@@ -73,17 +74,7 @@ class Linked:
     def pump(self) -> None:
         while self.out.data or self.back.data:
             self.session.feed(self.out.take(), NOW)
-            feed(self.link, self.back.take())
-
-
-def feed(link: MeshLink, data: bytes, now: float = NOW) -> None:
-    view = memoryview(data)
-    while view:
-        room = link.room()
-        count = min(len(room), len(view))
-        room[:count] = view[:count]
-        link.received(count, now)
-        view = view[count:]
+            self.link.feed(self.back.take(), NOW)
 
 
 def relay(label: str) -> RelayCore:
@@ -196,9 +187,9 @@ def test_deadlines_and_keepalives() -> None:
     near = relay("near")
     assert MeshLink(near, MESH, Pipe(), NOW).deadline == NOW + LOGIN_TIMEOUT
     mesh = Linked(near, relay("far"))
-    feed(mesh.link, frames.keep_alive(), NOW + 60)
+    mesh.link.feed(frames.keep_alive(), NOW + 60)
     assert mesh.link.deadline == NOW + 60 + READ_TIMEOUT
-    feed(mesh.link, frames.ping(b"12345678"), NOW + 61)
+    mesh.link.feed(frames.ping(b"12345678"), NOW + 61)
     assert mesh.out.frames() == [(FrameType.PONG, b"12345678")]
     assert 4.0 <= reconnect_delay(rng) <= 6.0
 
@@ -225,7 +216,7 @@ def test_junk_from_another_relay_is_refused_or_skipped(junk: bytes) -> None:
     pieces = deque([frames.server_key(private("far").public().raw), junk])
     try:
         while pieces:
-            feed(link, pieces.popleft())
+            link.feed(pieces.popleft(), NOW)
     except RemoteProtocolError:
         link.close()
     assert not near.forwarders
