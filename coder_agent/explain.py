@@ -7,6 +7,7 @@ verdict = await explain_after_asking(node, peer.key)  # the peer's own account i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -91,14 +92,8 @@ def _rules(rules: PathRules) -> tuple[PathRules, PathRules]:
     return (PathRules(), rules) if rules.set_by.startswith(DEPLOYMENT) else (rules, PathRules())
 
 
-def situation_of(node: TailnetNode, key: NodePublic) -> Situation:
-    """Everything that `node` knows about its path to a peer."""
-    status = node.path(key)
-    peer = next((one for one in node.peers if one.key == key), None)
-    ourselves = node.self_node()
-    relay = node.engine.relay
-    here, deployment = _rules(status.rules)
-    since = status.searching_since
+def situation_of_status(status: PathStatus, now: float) -> Situation:
+    """What the path core alone knows; relay map, rules and what is published are for the caller to add."""
     return Situation(
         local=status.local,
         remote=status.remote,
@@ -108,7 +103,21 @@ def situation_of(node: TailnetNode, key: NodePublic) -> Situation:
         region=status.region,
         latency=status.latency,
         wire_mtu=status.wire_mtu,
-        attempts=attempts_of(status, node.engine.now()),
+        attempts=attempts_of(status, now),
+        birthday=status.birthday,
+    )
+
+
+def situation_of(node: TailnetNode, key: NodePublic) -> Situation:
+    """Everything that `node` knows about its path to a peer."""
+    status = node.path(key)
+    peer = next((one for one in node.peers if one.key == key), None)
+    ourselves = node.self_node()
+    relay = node.engine.relay
+    here, deployment = _rules(status.rules)
+    since = status.searching_since
+    return replace(
+        situation_of_status(status, node.engine.now()),
         published=peer.endpoints if peer is not None else (),
         own=ourselves.endpoints,
         relay=relay_facts(
@@ -121,7 +130,6 @@ def situation_of(node: TailnetNode, key: NodePublic) -> Situation:
         rules_here=here,
         rules_deployment=deployment,
         searching=None if since is None else node.engine.now() - since,
-        birthday=status.birthday,
         peer_known=peer is not None,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...explain import attempts_of
+from ...explain import situation_of_status
 from ...verdict.fixes import Fix, FixCode, Where
 from ...verdict.situation import Region, RelayFacts, Situation
 from . import fixes
@@ -41,19 +41,10 @@ def situation_of(here: SimHost, there: SimHost) -> Situation:
     lab.run(ANSWER)
     topology = lab.network.topology
     status = here.path(there)
-    return Situation(
-        local=status.local,
-        remote=status.remote,
-        kind=status.kind,
-        addr=status.addr,
-        socket=status.socket,
-        region=status.region,
-        latency=status.latency,
-        wire_mtu=status.wire_mtu,
-        attempts=attempts_of(status, lab.clock.now),
+    return replace(
+        situation_of_status(status, lab.clock.now),
         published=there.endpoints,
         own=here.endpoints,
-        birthday=status.birthday,
         relay=RelayFacts(
             has_stun=bool(topology.stun),
             regions=tuple(Region(one.number, f"region {one.number}", 2 * one.latency) for one in topology.regions),
