@@ -48,7 +48,7 @@ from .magicsock.constants import TUNNEL_MTU_MAX
 from .magicsock.core import Magicsock
 from .magicsock.core import PathStatus as PathStatus
 from .magicsock.effects import PathUpdate, PongReceived
-from .magicsock.home import choose_home, may_be_home
+from .magicsock.home import choose_home
 from .magicsock.peer_map import Reach
 from .magicsock.standby import second_home
 from .protocols.netstack.config import StackConfig
@@ -469,7 +469,7 @@ class TailnetNode:
     def _choose_home(self, *, patient: bool) -> None:
         """Choose home; `patient`: with several regions and no latency yet, wait a moment for the first one."""
         latency = self._hub.latency() if self._hub is not None else {}
-        eligible = [rid for rid, region in self.derp_map.regions.items() if may_be_home(region)]
+        eligible = [rid for rid, region in self.derp_map.regions.items() if region.may_be_home]
         if patient and not latency and len(eligible) > 1 and self._hub is not None and self.home not in eligible:
             if self._home_timer is None:
                 loop = asyncio.get_running_loop()
@@ -489,7 +489,9 @@ class TailnetNode:
         """The relay map without regions that have been down for a while, if it has others."""
         dead = self.engine.standby.given_up(self.engine.now())
         living = {rid: region for rid, region in self.derp_map.regions.items() if rid not in dead}
-        return replace(self.derp_map, regions=living) if any(map(may_be_home, living.values())) else self.derp_map
+        if not any(region.may_be_home for region in living.values()):
+            return self.derp_map
+        return replace(self.derp_map, regions=living)
 
     def _choose_second(self) -> None:
         """By what we publish and nothing else: peers compute the same from it."""

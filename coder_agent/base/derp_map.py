@@ -43,6 +43,16 @@ class DerpRegion:
     latitude: float = 0.0
     longitude: float = 0.0
 
+    @property
+    def has_relay(self) -> bool:
+        """Not only STUN servers."""
+        return any(not node.stun_only for node in self.nodes)
+
+    @property
+    def may_be_home(self) -> bool:
+        """A region without a relay, or one that asks not to be home, never is."""
+        return not self.avoid and not self.no_measure_no_home and self.has_relay
+
 
 @dataclass(frozen=True, slots=True)
 class DerpMap:

@@ -33,7 +33,7 @@ def validate(derp_map: DerpMap) -> list[Problem]:
     """Everything wrong with `derp_map`, in reading order. Empty = good."""
     found = [problem for key, region in derp_map.regions.items() for problem in _region(key, region)]
     found += node_names(derp_map)
-    if not any(_may_be_home(region) for region in derp_map.regions.values()):
+    if not any(region.may_be_home for region in derp_map.regions.values()):
         found.append(_warning("no region can be a home: none has a relay node that is to be measured"))
     for region_id in derp_map.region_score:
         if region_id not in derp_map.regions:
@@ -112,10 +112,6 @@ def node_names(derp_map: DerpMap) -> Iterator[Problem]:
             if node.name and node.name in seen:
                 yield _error(f"node name {node.name!r} is used twice, in region {seen[node.name]} and in region {key}")
             seen.setdefault(node.name, key)
-
-
-def _may_be_home(region: DerpRegion) -> bool:
-    return not region.avoid and not region.no_measure_no_home and any(not node.stun_only for node in region.nodes)
 
 
 def _error(message: str) -> Problem:

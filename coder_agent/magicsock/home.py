@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..base.derp_map import DerpMap, DerpRegion
+from ..base.derp_map import DerpMap
 
 ABSOLUTE_HYSTERESIS = 0.010
 """Seconds by which another region must be faster before home moves."""
 RELATIVE_HYSTERESIS = 2 / 3
 """…and it must take at most this share of the present home's latency."""
-
-
-def may_be_home(region: DerpRegion) -> bool:
-    """A region without a relay, or one that asks not to be home, never is."""
-    return not region.avoid and not region.no_measure_no_home and any(not node.stun_only for node in region.nodes)
 
 
 def choose_home(derp_map: DerpMap, latency: Mapping[int, float], current: int, preferred: int = 0) -> int:
@@ -25,11 +20,11 @@ def choose_home(derp_map: DerpMap, latency: Mapping[int, float], current: int, p
     stays, else the lowest region id is taken: every node of a deployment then picks the same one.
     """
     wish = derp_map.regions.get(preferred)
-    if wish is not None and any(not node.stun_only for node in wish.nodes):
+    if wish is not None and wish.has_relay:
         return preferred
-    eligible = {rid for rid, region in derp_map.regions.items() if may_be_home(region)}
+    eligible = {rid for rid, region in derp_map.regions.items() if region.may_be_home}
     if not eligible:  # only `avoid` regions: better a bad home than none
-        eligible = {rid for rid, r in derp_map.regions.items() if any(not n.stun_only for n in r.nodes)}
+        eligible = {rid for rid, r in derp_map.regions.items() if r.has_relay}
     if not eligible:
         return 0
     measured = {rid: latency[rid] * _score(derp_map, rid) for rid in eligible if rid in latency}

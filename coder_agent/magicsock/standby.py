@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from ..base.derp_map import DerpMap
 from ..base.flow import Flow
 from ..base.keys import NodePublic
-from .home import may_be_home
 
 NEVER = float("-inf")
 PATIENCE, MARGIN = 0.15, 0.1
@@ -48,7 +47,7 @@ def second_home(derp_map: DerpMap, home: int, latency: Mapping[str, float]) -> i
 
     The nearest of the others by what it published; of those without a figure, the one with the lowest id.
     """
-    others = [rid for rid, region in derp_map.regions.items() if rid != home and may_be_home(region)]
+    others = [rid for rid, region in derp_map.regions.items() if rid != home and region.may_be_home]
     if not others or not home:
         return 0
     unknown = float("inf")

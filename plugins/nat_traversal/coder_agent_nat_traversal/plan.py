@@ -77,11 +77,7 @@ def https_nodes(derp_map: DerpMap, *, udp_works: bool) -> list[DerpNode]:
     """One relay node per region whose latency only HTTPS can tell: of every region when UDP gets nowhere, else of those
     without STUN, if there is a home to be chosen at all.
     """
-    regions = [
-        region
-        for region in derp_map.regions.values()
-        if not (region.avoid or region.no_measure_no_home) and any(not node.stun_only for node in region.nodes)
-    ]
+    regions = [region for region in derp_map.regions.values() if region.may_be_home]
     if udp_works and len(regions) == 1:
         return []
     mute = [r for r in regions if not udp_works or all(stun_port(node) is None for node in r.nodes)]

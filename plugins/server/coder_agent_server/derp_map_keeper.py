@@ -49,7 +49,7 @@ def combine(own: DerpMap, parts: Mapping[str, DerpMap]) -> DerpMap:
     twice = [f"{problem.message}; give one another name" for problem in node_names(whole)]
     if twice:  # each source was checked alone; latencies and health are kept by node name
         raise ConfigError("; ".join(twice[:MAX_PROBLEMS]))
-    if not any(not node.stun_only for region in whole.regions.values() for node in region.nodes):
+    if not any(region.has_relay for region in whole.regions.values()):
         raise ConfigError(
             "the relay map has no relay: the embedded one is off and no other is known",
             hint="leave derp_server_enable on, or set --derp-config-url or --derp-config-path",

@@ -81,7 +81,7 @@ class DerpTransport:
             self._forget_routes(region_id)
             region.close("the relay map changed" if definition else "the region left the relay map")
         for region_id, definition in derp_map.regions.items():
-            if region_id not in self._regions and any(not node.stun_only for node in definition.nodes):
+            if region_id not in self._regions and definition.has_relay:
                 self._regions[region_id] = Region(definition, self._shared)
         if self._home in self._regions:
             self._regions[self._home].set_home(True)
