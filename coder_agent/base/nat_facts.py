@@ -9,6 +9,10 @@ from dataclasses import dataclass, fields
 
 from .addresses import AddrPort
 
+SAFE_MTU = 1378
+"""Bytes that an interface must carry for a full-size tunnel packet (1280 inside, and all headers around it) to fit with
+room. Source: coder cli/cliui/agent.go, coderd/healthcheck/health/model.go (EIF01)."""
+
 
 @dataclass(frozen=True, slots=True)
 class NatFacts:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
+from ..base.nat_facts import SAFE_MTU
 from .fixes import Fix, FixCode, Remedy, Where
 from .model import Net, apply, is_direct
 
@@ -13,8 +14,6 @@ MAX_REMEDIES = 4
 """More choices than this help nobody."""
 MAX_ENABLERS = 3
 """Changes beside the indispensable ones that are combined: opening a port, hairpinning and a STUN server at most."""
-LOW_MTU = 1378
-"""Bytes: below this Coder warns of an interface; 1280 inside the tunnel, and all headers around it, fit with room."""
 LISTEN_PORT = 41641
 """The port that is proposed to be opened (magicsock's usual one)."""
 
@@ -33,7 +32,7 @@ class Words:
     port_there: int = 0
     outside_here: str = ""
     outside_there: str = ""
-    fits: int = LOW_MTU
+    fits: int = SAFE_MTU
 
     def of(self, where: Where, thing: str) -> str:
         """``your thing`` or ``the workspace's thing``."""

@@ -9,13 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from coder_agent.base.nat_facts import PathReport
+from coder_agent.base.nat_facts import SAFE_MTU, PathReport
 from coder_agent.base.path_rules import DirectRule, PathRules
 from coder_agent.verdict.model import udp_works
 from coder_agent.verdict.situation import Situation
-
-LOW_MTU = 1378
-"""Bytes: an interface with less may not carry full-size tunnel packets. Source: coder cli/cliui/agent.go."""
 
 Group = Literal["general", "client", "agent"]
 
@@ -53,8 +50,8 @@ def diagnose(situation: Situation) -> list[Diagnostic]:
 def _end(group: Group, whose: str, report: PathReport, rules: PathRules) -> list[Diagnostic]:
     facts = report.facts
     found: list[Diagnostic] = []
-    if 0 < facts.mtu < LOW_MTU:
-        text = f"{whose} network interface has a low MTU ({facts.mtu}, below {LOW_MTU}): packets may be lost or slow"
+    if 0 < facts.mtu < SAFE_MTU:
+        text = f"{whose} network interface has a low MTU ({facts.mtu}, below {SAFE_MTU}): packets may be lost or slow"
         found.append(Diagnostic(group, "low_mtu", text))
     if facts.direct_allowed is False or rules.direct is DirectRule.NEVER:
         rule = rules.set_by or facts.direct_rule

@@ -22,9 +22,9 @@ from coder_agent.base.derp_map import DerpNode
 from coder_agent.base.nat_facts import NatFacts
 from coder_agent.hooks import Candidate, CandidateContext, CandidateKind, DialOptions
 
+from .history import LatencyHistory
 from .https import Measure, measure_https
 from .interfaces import POLL_INTERVAL, Address, Family, families_of, read_addresses, usable
-from .netcheck.report import LatencyHistory
 from .plan import LastRound, Probe, https_nodes, literal_address, plan_round, stun_port
 from .report import StunRound
 from .resolver import Resolver

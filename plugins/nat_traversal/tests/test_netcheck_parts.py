@@ -11,9 +11,9 @@ import pytest
 from coder_agent_nat_traversal.https import measure_https, relay_endpoint, relay_options
 from coder_agent_nat_traversal.netcheck.captive import MAX_ENDPOINTS, pages
 from coder_agent_nat_traversal.netcheck.icmp import checksum, encode_echo, is_answer, ping
+from coder_agent_nat_traversal.netcheck.interface import Interface
 from coder_agent_nat_traversal.netcheck.links import mtu_of, read_interfaces, smallest_mtu
 from coder_agent_nat_traversal.netcheck.relay import Effort, check_relay
-from coder_agent_nat_traversal.netcheck.report import Interface
 from coder_agent_nat_traversal.netcheck.stun_probe import open_sockets
 from hypothesis import given
 from hypothesis import strategies as st

@@ -6,11 +6,11 @@ import json
 from dataclasses import replace
 
 import pytest
+from coder_agent_nat_traversal.history import LatencyHistory
 from coder_agent_nat_traversal.netcheck import text
 from coder_agent_nat_traversal.netcheck.document import client_report, go_duration
+from coder_agent_nat_traversal.netcheck.interface import Interface
 from coder_agent_nat_traversal.netcheck.report import (
-    Interface,
-    LatencyHistory,
     NetcheckReport,
     NodeReport,
     RelayCheck,

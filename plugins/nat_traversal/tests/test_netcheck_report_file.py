@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from coder_agent_nat_traversal.netcheck.report import Interface, NetcheckReport, NodeReport, RelayCheck
+from coder_agent_nat_traversal.netcheck.interface import Interface
+from coder_agent_nat_traversal.netcheck.report import NetcheckReport, NodeReport, RelayCheck
 from coder_agent_nat_traversal.netcheck.report_file import write_report
 
 from coder_agent.base.addresses import AddrPort

@@ -12,8 +12,9 @@ from ipaddress import ip_address
 import anyio
 import pytest
 from coder_agent_nat_traversal.interfaces import Family
+from coder_agent_nat_traversal.netcheck.interface import Interface
 from coder_agent_nat_traversal.netcheck.relay import Effort
-from coder_agent_nat_traversal.netcheck.report import Interface, NetcheckReport, RelayCheck
+from coder_agent_nat_traversal.netcheck.report import NetcheckReport, RelayCheck
 from coder_agent_nat_traversal.netcheck.runner import TIMEOUT, Tools, Wishes, run_netcheck
 from coder_agent_nat_traversal.netcheck.stun_probe import Sockets
 from coder_agent_nat_traversal.resolver import Resolver

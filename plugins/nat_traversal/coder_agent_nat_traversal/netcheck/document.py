@@ -10,9 +10,10 @@ from typing import Any
 
 from coder_agent.base.derp_map import DerpMap, DerpRegion
 from coder_agent.base.derp_map_json import to_json
+from coder_agent.base.nat_facts import SAFE_MTU
 
 from ..plan import stun_port
-from .report import SAFE_MTU, NetcheckReport, NodeReport
+from .report import NetcheckReport, NodeReport
 
 Document = dict[str, Any]
 

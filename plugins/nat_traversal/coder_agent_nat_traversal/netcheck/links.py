@@ -10,7 +10,7 @@ from pathlib import Path
 
 import ifaddr
 
-from .report import Interface
+from .interface import Interface
 
 SYSFS = Path("/sys/class/net")
 SIOCGIFMTU = 0x8921 if sys.platform == "linux" else 0xC0206933

@@ -5,32 +5,14 @@ Source: tailscale net/netcheck/netcheck.go (Report); the relay and interface par
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from coder_agent.base.addresses import AddrPort
-from coder_agent.base.derp_map import DerpMap, DerpNode, DerpRegion
+from coder_agent.base.derp_map import DerpMap, DerpNode
 from coder_agent.base.nat_facts import NatFacts
 
-SAFE_MTU = 1378
-"""Bytes that an interface must carry for a tunnel packet to fit unfragmented. Source: coder
-coderd/healthcheck/health/model.go (EIF01)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Interface:
-    """A network interface that is up. `mtu` in bytes, 0 = not known; `used`: a default route leaves through it."""
-
-    name: str
-    mtu: int
-    addresses: tuple[str, ...] = ()
-    is_loopback: bool = False
-    used: bool = False
-
-    @property
-    def too_small(self) -> bool:
-        """True if tunnel packets will not fit."""
-        return 0 < self.mtu < SAFE_MTU and not self.is_loopback
+from .interface import Interface
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,38 +103,11 @@ class NetcheckReport:
         return any(node.relay is not None and node.relay.exchanged for node in self.nodes)
 
 
-HISTORY = 305.0
-"""Seconds (5 min 5 s) for which a region's best latency counts: one slow answer moves no home. Source: netcheck.go."""
-
-
-class LatencyHistory:
-    """The best latency per region and family of the last five minutes."""
-
-    def __init__(self) -> None:
-        self._samples: dict[tuple[int, str], list[tuple[float, float]]] = {}
-
-    def best(self, region: int, family: str, seconds: float, now: float) -> float:
-        """Note a measurement; the lowest that is not older than HISTORY."""
-        fresh = [s for s in self._samples.get((region, family), ()) if 0 <= now - s[0] <= HISTORY and s[1] < seconds]
-        fresh.append((now, seconds))  # later and lower: earlier, higher ones can never be the best again
-        self._samples[region, family] = fresh
-        return fresh[0][1]
-
-    def keep(self, regions: Iterable[int]) -> None:
-        """Forget all regions but these."""
-        wanted = set(regions)
-        self._samples = {key: value for key, value in self._samples.items() if key[0] in wanted}
-
-
 def preferred_region(derp_map: DerpMap, latency: Mapping[int, float]) -> int:
     """The region that a node without a history would make its home; 0 if nothing was measured."""
     candidates = {
         region_id: latency[region_id] * derp_map.region_score.get(region_id, 1.0)
         for region_id, region in derp_map.regions.items()
-        if region_id in latency and _may_be_home(region)
+        if region_id in latency and region.may_be_home
     }
     return min(candidates, key=lambda region_id: (candidates[region_id], region_id), default=0)
-
-
-def _may_be_home(region: DerpRegion) -> bool:
-    return not region.avoid and not region.no_measure_no_home and any(not node.stun_only for node in region.nodes)

@@ -21,7 +21,8 @@ from ..plan import literal_address
 from ..portmap_probe import ALL, probe_gateway
 from ..resolver import Resolver
 from . import captive, icmp, links, relay
-from .report import Interface, NetcheckReport, NodeReport, RelayCheck, preferred_region
+from .interface import Interface
+from .report import NetcheckReport, NodeReport, RelayCheck, preferred_region
 from .stun_probe import Sockets, StunFindings, StunProber, open_sockets
 
 TIMEOUT = 3.5

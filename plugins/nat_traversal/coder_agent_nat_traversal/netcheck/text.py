@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from coder_agent.base.addresses import AddrPort
+from coder_agent.base.nat_facts import SAFE_MTU
 from coder_agent.cli.durations import format_latency
 
 from ..plan import stun_port
-from .report import SAFE_MTU, NetcheckReport, NodeReport
+from .report import NetcheckReport, NodeReport
 
 Row = tuple[str, str]
 
