@@ -142,12 +142,13 @@ def explain(node: TailnetNode, key: NodePublic, there: str = "the workspace") ->
 async def ask(node: TailnetNode, key: NodePublic, *, timeout: float = ASK_TIMEOUT) -> bool:
     """Ask a peer for its report and wait for it, at most `timeout` seconds. False: it told nothing, as stock peers do.
 
-    What it told before is used meanwhile; a report that is as good as the last one is not waited for.
+    Question and answer may each have to wait for their turn (magicsock REPORT_INTERVAL). What the peer told before is
+    used if nothing newer comes.
     """
     engine = node.engine
     before = node.path(key).remote
     engine.apply(engine.magicsock.ask_report(key, engine.now()))
-    with anyio.move_on_after(timeout if before is None else timeout / 3):
+    with anyio.move_on_after(timeout):
         while node.path(key).remote is before:  # noqa: ASYNC110  (for a person; the core has no event for reports)
             await anyio.sleep(ASK_POLL)
     return node.path(key).remote is not None
