@@ -498,6 +498,8 @@ class TailnetNode:
         standby, node = self.engine.standby, self.self_node()
         standby.home = node.preferred_derp
         standby.second = second_home(self.derp_map, node.preferred_derp, node.derp_latency)
+        if self.engine.relay is not None and standby.second:  # at once: home may die before the next look
+            self.engine.relay.keep_warm(standby.second)
 
     def _set_relays(self, peer: Node) -> None:
         second = second_home(self.derp_map, peer.preferred_derp, peer.derp_latency)
@@ -507,9 +509,6 @@ class TailnetNode:
         """Keep the second region connected, and leave a home that stays down."""
         while True:
             self._choose_home(patient=True)
-            relay, second = self.engine.relay, self.engine.standby.second
-            if relay is not None and second:
-                relay.keep_warm(second)
             await anyio.sleep(STANDBY_TICK)
 
     def _self_changed(self) -> None:

@@ -75,7 +75,8 @@ def two_relays(folder: Path) -> Iterator[Place]:
             place.start_server("--derp-config-path", str(path), "--no-derp-server-enable", "--block-direct-connections")
             place.sign_in()
             dev = place.create("dev")
-            place.start_agent(dev)
+            agent = place.start_agent(dev)
+            agent.wait_for(r"relay region 2: connected$")  # two live relays are what all of this is about
             yield Place(place, programs, machines, dev)
             assert "Traceback" not in place.transcript()
 
