@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import anyio
 import pytest
@@ -52,11 +53,30 @@ def ask(sock: socket.socket, server: tuple[str, int], attempts: int = 100) -> by
     raise AssertionError(f"no answer from {server}")
 
 
+PORT_TRIES = 3
+"""A free port may be somebody else's by the time coturn binds it: other tests run beside this one."""
+
+
 @pytest.fixture(params=["127.0.0.1", "::1"])
 def coturn(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
     """A coturn that answers on loopback; stopped afterwards."""
     host = str(request.param)
-    port = free_port(host)
+    for _ in range(PORT_TRIES):
+        port = free_port(host)
+        with turnserver(host, port):
+            try:
+                with udp_socket(host) as sock:
+                    ask(sock, (host, port))
+            except AssertionError:  # it goes on without a listener when its port is taken: mute is all there is to see
+                continue
+            yield host, port
+            return
+    raise AssertionError(f"coturn did not answer at any of {PORT_TRIES} ports")
+
+
+@contextmanager
+def turnserver(host: str, port: int) -> Iterator[None]:
+    """coturn at a port that was free a moment ago; stopped afterwards."""
     arguments = ["-n", "--stun-only", "--no-tls", "--no-dtls", "--no-cli", "--log-file", "stdout"]
     server = subprocess.Popen(
         ["turnserver", *arguments, "--listening-ip", host, "-p", str(port)],
@@ -64,9 +84,7 @@ def coturn(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        with udp_socket(host) as sock:
-            ask(sock, (host, port))
-        yield host, port
+        yield
     finally:
         server.terminate()
         server.wait(10)
