@@ -10,7 +10,7 @@ help: ## show this list
 
 setup: $(STAMP) ## make .venv with the core, every plugin and the tools
 
-$(STAMP): pyproject.toml constraints.txt scripts/setup $(wildcard plugins/*/pyproject.toml)
+$(STAMP): pyproject.toml constraints.txt package.json package-lock.json scripts/setup scripts/web_modules.py $(wildcard plugins/*/pyproject.toml)
 	PYTHON="$(PYTHON)" scripts/setup
 	@touch $@
 
@@ -27,5 +27,5 @@ bench: $(STAMP) ## every benchmark, or ONLY=id; writes build/bench.json
 	.venv/bin/python scripts/bench $(if $(ONLY),--only $(ONLY))
 
 clean: ## remove what the other targets made
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv node_modules build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
