@@ -6,7 +6,8 @@ Composition root: builds a node from plugins, a control link from URL and token,
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from .base.derp_map import DerpMap, viewed_from
 from .base.node import Node
 from .base.path_rules import NO_RULES, PathRules
 from .hooks.events import ControlChanged, Event
-from .hooks.interfaces import AgentService
+from .hooks.interfaces import AgentFacts, AgentService, LivingService
 from .node import NodeConfig, TailnetNode, open_node
 from .path_reports import PathReporter
 from .peers import PeerBook
@@ -79,7 +80,7 @@ class Agent:
             await self._manifest_came.wait()
             assert self._manifest is not None
             await self._ask_rules()  # before there is a socket: what they forbid must not happen even once
-            async with open_node(self._node_config(self._manifest)) as node:
+            async with self._living_services(), open_node(self._node_config(self._manifest)) as node:
                 self._attach(node)
                 tasks.start_soon(self._sweep)
                 tasks.start_soon(self._follow_rules)
@@ -134,6 +135,33 @@ class Agent:
             self._book.all_lost()
 
     # ------------------------------------------------------------ inside
+
+    def _facts(self) -> AgentFacts:
+        manifest = self._manifest
+        assert manifest is not None
+        return AgentFacts(
+            url=self._config.url,
+            agent_id=manifest.agent_id,
+            workspace_id=manifest.workspace_id,
+            agent_name=manifest.agent_name,
+            workspace_name=manifest.workspace_name,
+            owner_username=manifest.owner_username,
+            directory=manifest.directory,
+            environment=manifest.environment,
+        )
+
+    @asynccontextmanager
+    async def _living_services(self) -> AsyncIterator[None]:
+        """Open the services that outlive their connections. What they end at the close, they end undisturbed."""
+        async with AsyncExitStack() as opened:
+            for service in self._config.services:
+                if isinstance(service, LivingService):
+                    await opened.enter_async_context(service.open(self._facts))
+            try:
+                yield
+            finally:
+                with anyio.CancelScope(shield=True), anyio.move_on_after(GOODBYE_TIMEOUT):
+                    await opened.aclose()
 
     def _node_config(self, manifest: Manifest) -> NodeConfig:
         config = self._config.node

@@ -22,6 +22,7 @@ from .events import (
 )
 from .interfaces import (
     API_VERSION,
+    AgentFacts,
     AgentService,
     Authenticator,
     Candidate,
@@ -33,6 +34,7 @@ from .interfaces import (
     DialOptions,
     DirectTransport,
     Identity,
+    LivingService,
     PacketSink,
     RelayBackend,
     RelayTransport,
@@ -57,6 +59,7 @@ __all__ = [
     "SettingsSpec",
     "hookimpl",
     # what it may implement or is handed
+    "AgentFacts",
     "AgentService",
     "Authenticator",
     "Candidate",
@@ -69,6 +72,7 @@ __all__ = [
     "Egress",
     "EgressPolicy",
     "Identity",
+    "LivingService",
     "PacketSink",
     "Purpose",
     "RelayBackend",

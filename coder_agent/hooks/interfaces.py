@@ -16,6 +16,7 @@ from .egress import OPEN, Egress
 
 if TYPE_CHECKING:  # annotations only: `coder --help` imports this module and shall not pay for keys and tasks
     import ssl
+    from uuid import UUID
 
     import anyio.abc
 
@@ -300,6 +301,33 @@ class AgentService(Protocol):
 
     async def serve(self, stream: anyio.abc.ByteStream) -> None:
         """Serve one connection until it ends. Cancelled when the agent stops; the stream is closed afterwards."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AgentFacts:
+    """Which workspace an agent serves, as its server says (coder agent/proto/agent.proto, Manifest).
+
+    `directory` may be empty or start with ``~``; `environment` is meant for shells and programs of the workspace.
+    """
+
+    url: str
+    agent_id: UUID
+    workspace_id: UUID
+    agent_name: str = ""
+    workspace_name: str = ""
+    owner_username: str = ""
+    directory: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@runtime_checkable
+class LivingService(AgentService, Protocol):
+    """An agent service that outlives its connections (it keeps shells, say), or that must know whom it serves."""
+
+    def open(self, facts: Callable[[], AgentFacts]) -> AbstractAsyncContextManager[None]:
+        """Entered before the first `serve`, left after the last one was cancelled: end there what must not survive the
+        agent. `facts` answers what the server said last; the leaving may take five seconds."""
         ...
 
 
