@@ -43,6 +43,7 @@ from coder_agent.hooks.health import HealthCheck, HealthContext, HealthFinding
 from coder_agent.hooks.host import PluginHost
 from coder_agent.hooks.manager import build_plugin_manager
 from coder_agent.hooks.settings import load_settings
+from coder_agent.hooks.web_apps import AppProxy, AppTarget, Dial
 
 SETTINGS = Settings()
 
@@ -208,6 +209,24 @@ def test_hook_coder_server_routes() -> None:
 
     found = host_of(Plugin()).server_routes(Context())
     assert found == ["https://coder.example.com/b", "https://coder.example.com/a"], "routes keep their order"
+
+
+def test_hook_coder_app_proxies() -> None:
+    class Sockets:
+        name = "sockets"
+        schemes = ("unix",)
+
+        async def connect(self, target: AppTarget, dial: Dial) -> anyio.abc.ByteStream:
+            return await dial(target.agent_id, target.port)
+
+    class Plugin:
+        @hookimpl
+        def coder_app_proxies(self, settings: Settings) -> Sequence[AppProxy]:
+            return [Sockets()]
+
+    assert [(found.name, found.schemes) for found in host_of(Plugin()).app_proxies(SETTINGS)] == [
+        ("sockets", ("unix",))
+    ]
 
 
 def test_hook_coder_health_checks() -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # a plugin that only adds a command shall not pay for any of 
         TransportFactory,
     )
     from .settings import Settings
+    from .web_apps import AppProxy
 
 
 @hookspec
@@ -91,7 +92,13 @@ def coder_agent_services(settings: Settings) -> Sequence[AgentService]:
 
 @hookspec
 def coder_server_routes(context: ServerContext) -> Sequence[object]:
-    """Add HTTP routes (Starlette `BaseRoute` objects) to a coder server; its own routes cannot be replaced."""
+    """Add HTTP routes to a coder server, whose own cannot be replaced: Starlette `BaseRoute`, or `ConnectionRoute`."""
+    raise NotImplementedError
+
+
+@hookspec
+def coder_app_proxies(settings: Settings) -> Sequence[AppProxy]:
+    """Reach web apps whose URL has a scheme that the server does not know."""
     raise NotImplementedError
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         TransportFactory,
     )
     from .settings import Settings
+    from .web_apps import AppProxy
 
 log = logging.getLogger(__name__)
 
@@ -307,6 +308,10 @@ class PluginHost:
     def server_routes(self, context: ServerContext) -> list[object]:
         """`coder_server_routes`."""
         return self.collect("coder_server_routes", context=context)
+
+    def app_proxies(self, settings: Settings) -> list[AppProxy]:
+        """`coder_app_proxies`."""
+        return cast("list[AppProxy]", self.collect("coder_app_proxies", settings=settings))
 
     def health_checks(self, context: HealthContext) -> list[HealthCheck]:
         """`coder_health_checks`."""

@@ -17,9 +17,10 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from coder_agent.errors import ConfigError
+from coder_agent.hooks.web_apps import ConnectionRoute
 
+from .connection_routes import protocol_for
 from .options import HostPort, ServerOptions
-from .upgrade import UpgradableH11Protocol
 from .websockets import QuietWebSocketProtocol
 
 BACKLOG = 1024
@@ -118,11 +119,13 @@ def tls_context(options: ServerOptions) -> ssl.SSLContext | None:
 # ---------------------------------------------------------------- uvicorn
 
 
-def http_config(app: ASGIApp, tls: ssl.SSLContext | None) -> uvicorn.Config:
+def http_config(
+    app: ASGIApp, tls: ssl.SSLContext | None, connection_routes: Sequence[ConnectionRoute] = ()
+) -> uvicorn.Config:
     """uvicorn, told to be quiet, bounded, and to use our protocols."""
     config = uvicorn.Config(
         app,
-        http=UpgradableH11Protocol,
+        http=protocol_for(connection_routes),
         ws=QuietWebSocketProtocol,
         ws_max_size=MAX_WEBSOCKET_MESSAGE,
         ws_ping_interval=WEBSOCKET_PING_SECONDS,

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import anyio
 from starlette.routing import BaseRoute
@@ -18,6 +19,7 @@ from coder_agent.errors import ConfigError, PluginContractError
 from coder_agent.hooks.interfaces import RelayBackend
 from coder_agent.hooks.manager import PluginHost
 from coder_agent.hooks.settings import Settings
+from coder_agent.hooks.web_apps import ConnectionRoute
 
 from .app import build_app
 from .certificates import Certificates
@@ -83,11 +85,21 @@ async def open_server(options: ServerOptions, host: PluginHost, settings: Settin
         certificates = Certificates(tls, options.tls, deployment.relay) if tls and options.tls else None
         if certificates is not None:
             certificates.start()
-        app = build_app(deployment, _plugin_routes(host, deployment))
+        routes, connection_routes = _plugin_routes(host, deployment)
+        app = build_app(deployment, routes)
         if deployment.relay is not None:
             await stack.enter_async_context(deployment.relay.open())
         apps: dict[Kind, ASGIApp] = {"http": app, "https": app, "metrics": build_metrics_app(deployment)}
-        servers = [HttpServer(http_config(apps[at.kind], tls if at.kind == "https" else None)) for at in listeners]
+        servers = [
+            HttpServer(
+                http_config(
+                    apps[at.kind],
+                    tls if at.kind == "https" else None,
+                    connection_routes if at.kind != "metrics" else (),
+                )
+            )
+            for at in listeners
+        ]
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_keep_seen, deployment)
             tasks.start_soon(keeper.run)
@@ -95,7 +107,9 @@ async def open_server(options: ServerOptions, host: PluginHost, settings: Settin
                 tasks.start_soon(certificates.run)
             tasks.start_soon(partial(deployment.health.run, deployment.stopping, background=_is_watched(options)))
             try:
-                async with serving(servers, listeners):
+                async with serving(servers, listeners), AsyncExitStack() as taken:
+                    for route in connection_routes:
+                        await taken.enter_async_context(route.open())
                     try:
                         bound = {listener.kind: listener.bound for listener in listeners}
                         reload = partial(_reload, keeper, certificates)
@@ -193,15 +207,18 @@ def _relay(options: ServerOptions, host: PluginHost, settings: Settings) -> Rela
     return backends[0]
 
 
-def _plugin_routes(host: PluginHost, deployment: Deployment) -> list[BaseRoute]:
+def _plugin_routes(host: PluginHost, deployment: Deployment) -> tuple[list[BaseRoute], list[ConnectionRoute]]:
     """What plugins add; anything that is no route is left out, with a line in the log."""
     found: list[BaseRoute] = []
+    on_connections: list[ConnectionRoute] = []
     for route in host.server_routes(deployment):
         if isinstance(route, BaseRoute):
             found.append(route)
+        elif all(callable(getattr(route, name, None)) for name in ("open", "claims", "accept")):
+            on_connections.append(cast("ConnectionRoute", route))
         else:
             logger.warning("coder_server_routes: %s is not a Starlette route and was left out", type(route).__name__)
-    return found
+    return found, on_connections
 
 
 # ---------------------------------------------------------------- presence

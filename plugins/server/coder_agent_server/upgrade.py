@@ -59,13 +59,17 @@ class UpgradableH11Protocol(H11Protocol):
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
             self._head_complete()
-        elif self._head_timer is None and self.conn.trailing_data[0]:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        elif self.conn.trailing_data[0]:
+            self._watch_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: it is over."""
         self._head_complete()
         super().connection_lost(exc)
+
+    def _watch_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
     def _head_complete(self) -> None:
         if self._head_timer is not None:
