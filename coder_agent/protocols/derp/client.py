@@ -2,6 +2,8 @@
 
     relay: ServerKey  →  us: ClientInfo (+ NotePreferred)  →  relay: ServerInfo  →  packets both ways
 
+With fast start the login goes first (`know_server`).
+
 Use: put received bytes into `room()` and iterate `received(count, now)`; then, and after every request, write what
 `take_output()` has; packets go out as the memoryviews that `send` returns. Past `deadline()` the connection is dead.
 
@@ -160,6 +162,12 @@ class DerpClient:
         self._output.clear()
         return output
 
+    def know_server(self, key: NodePublic) -> None:
+        """The relay's key is known from elsewhere (fast start): log in without waiting for it; it comes all the same,
+        and is skipped."""
+        if self.state is ClientState.AWAIT_SERVER_KEY:
+            self._log_in(key)
+
     def note_preferred(self, home: bool) -> None:
         """Tell the relay whether it is our home: at once, or right behind the login. Says nothing twice."""
         known = bool(self._home)
@@ -225,8 +233,11 @@ class DerpClient:
     def _login(self, payload: bytes) -> None:
         if self.state is not ClientState.AWAIT_SERVER_KEY:
             return  # unsolicited: skipped like an unknown type
-        self._server = parse_server_key(payload)
-        self._output += client_info_frame(self._key, self._server, self._info, self._rng)
+        self._log_in(parse_server_key(payload))
+
+    def _log_in(self, server: NodePublic) -> None:
+        self._server = server
+        self._output += client_info_frame(self._key, server, self._info, self._rng)
         if self._home:
             self._output += frames.note_preferred(True)
         self.state = ClientState.AWAIT_SERVER_INFO

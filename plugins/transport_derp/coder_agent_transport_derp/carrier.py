@@ -43,6 +43,10 @@ class Carrier(Protocol):
         """True once the server accepted and DERP bytes may be sent."""
         ...
 
+    def start_fast(self) -> bool:
+        """We know the relay's key already: may DERP follow the request at once? Asked before `request`."""
+        ...
+
     def request(self) -> bytes:
         """What to send first."""
         ...
@@ -57,18 +61,27 @@ class Carrier(Protocol):
 
 
 class UpgradeCarrier:
-    """`GET /derp` with `Upgrade: DERP`: nothing but the head, then bare DERP."""
+    """`GET /derp` with `Upgrade: DERP`: nothing but the head, then bare DERP. Started fast, a relay that agrees does
+    not answer the request; one that does not (draining, a token missing) still says so in HTTP."""
 
     def __init__(self, host: str, headers: Mapping[str, str]) -> None:
         self._http = h11.Connection(h11.CLIENT)
         self._headers = [("Host", host), ("Upgrade", "DERP"), ("Connection", "Upgrade"), ("User-Agent", USER_AGENT)]
         self._headers += list(headers.items())
         self.raw = False
+        self._fast = False
+        self._answered = False
 
     @property
     def open(self) -> bool:
-        """True behind the 101 answer."""
-        return self.raw
+        """True behind the 101 answer, or at once if nobody waits for it."""
+        return self.raw or self._fast
+
+    def start_fast(self) -> bool:
+        """Ask for no answer."""
+        self._headers.append(("Derp-Fast-Start", "1"))
+        self._fast = True
+        return True
 
     def request(self) -> bytes:
         """The request head."""
@@ -77,6 +90,10 @@ class UpgradeCarrier:
 
     def receive(self, data: bytes) -> list[bytes]:
         """Read the answer's head; bytes that were read with it already belong to DERP."""
+        if self._fast and not self._answered and data[:1] != b"H":  # no frame has the number of HTTP's first letter
+            self.raw = True
+            return [data]
+        self._answered = True
         try:
             self._http.receive_data(data)
             event = self._http.next_event()
@@ -120,6 +137,10 @@ class WebSocketCarrier:
     def open(self) -> bool:
         """True while the WebSocket is established."""
         return self._socket.state is State.OPEN
+
+    def start_fast(self) -> bool:
+        """Never: messages follow the answer."""
+        return False
 
     def request(self) -> bytes:
         """The opening handshake."""

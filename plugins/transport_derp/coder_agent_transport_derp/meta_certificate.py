@@ -14,6 +14,7 @@ import base64
 import re
 import ssl
 import tempfile
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -31,7 +32,24 @@ _COMMON_NAME = bytes.fromhex("0603550403")
 _BASIC_CONSTRAINTS = bytes.fromhex("0603551d13")
 _TRUE = b"\x01\x01\xff"
 _SEQUENCE, _SET, _INTEGER, _BITS, _OCTETS, _UTF8, _UTC_TIME = 0x30, 0x31, 0x02, 0x03, 0x04, 0x0C, 0x17
+_KEY = re.compile(re.escape(_COMMON_NAME) + rb"[\x0c\x13]." + PREFIX.encode() + rb"([0-9a-f]{64})", re.DOTALL)
+_SERIAL = re.compile(re.escape(bytes((0xA0, 3, 2, 1, 2, 2, 1, PROTOCOL_VERSION))), re.DOTALL)
+_SERIAL_WITHIN = 16
+"""Two sequence heads of at most four bytes, then version and serial number."""
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+
+
+def relay_key_in(chain: Iterable[bytes]) -> NodePublic | None:
+    """The relay's key from the first such certificate (DER) in `chain` that is for our version of the protocol.
+
+    X.509 libraries warn of that name or refuse it, so it is looked for in the bytes. Whoever can show a certificate in
+    this handshake can as well say another key behind it: neither is more, or less, to be believed.
+    """
+    for der in chain:
+        found = _KEY.search(der)
+        if found is not None and _SERIAL.search(der, 0, _SERIAL_WITHIN) is not None:
+            return NodePublic(bytes.fromhex(found[1].decode()))
+    return None
 
 
 def meta_certificate(relay: NodePublic, now: datetime) -> str:

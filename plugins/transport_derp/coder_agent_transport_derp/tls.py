@@ -18,6 +18,8 @@ from coder_agent.errors import TransportBroken
 from coder_agent.hooks.interfaces import DialOptions
 from coder_agent.http import tls_context
 
+from .meta_certificate import relay_key_in
+
 if TYPE_CHECKING:
     from cryptography import x509  # 4 MB, used only for nodes with a certificate rule of their own
 
@@ -49,9 +51,22 @@ def leaf(tls: ssl.SSLObject) -> x509.Certificate:
     return x509.load_der_x509_certificate(der)
 
 
+def chain_of(tls: ssl.SSLObject) -> list[bytes]:
+    """The certificates that the relay showed, in DER, its own first. Python shows all of them from 3.13 on, before
+    that the first alone."""
+    shown: Callable[[], list[bytes]] | None = getattr(tls, "get_unverified_chain", None)
+    if shown is not None:
+        return shown()
+    own = tls.getpeercert(binary_form=True)
+    return [] if own is None else [own]
+
+
 def check_pin(tls: ssl.SSLObject, pin: str, host: str) -> None:
-    """The certificate must be the pinned one, in date, and made for `host`: a pin replaces only the chain."""
+    """The certificate must be the pinned one, in date, made for `host`, and shown alone but for the one that carries
+    the relay's key: a pin replaces the chain, so nothing else has a business there."""
     certificate = leaf(tls)
+    if len([der for der in chain_of(tls) if relay_key_in([der]) is None]) > 1:
+        raise TransportBroken("the relay shows more certificates than the pinned one")
     digest = hashlib.sha256(tls.getpeercert(binary_form=True) or b"").hexdigest()
     if not hmac.compare_digest(digest, pin):
         raise TransportBroken(f"the relay's certificate does not match its pin: it is {PIN_PREFIX}{digest}")

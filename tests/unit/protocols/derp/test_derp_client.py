@@ -73,6 +73,19 @@ def test_login_transcript() -> None:
     assert client.take_output() == b""
 
 
+def test_fast_start_logs_in_unasked_and_skips_the_key_that_comes_all_the_same() -> None:
+    client = fresh()
+    client.note_preferred(True)
+    client.know_server(SERVER.public())
+    login = client.take_output()
+    assert login.endswith(frames.note_preferred(True))
+    key, _ = open_client_info(SERVER, login[5 : -len(frames.note_preferred(True))])
+    assert key == A.public()
+    client.know_server(B.public())
+    assert events(client, SERVER_KEY + server_info()) == [LoggedIn(SERVER.public(), ServerInfo())]
+    assert client.take_output() == b""
+
+
 def test_home_chosen_before_login_follows_it_in_the_same_flight() -> None:
     client = fresh()
     client.note_preferred(True)
