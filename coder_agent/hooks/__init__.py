@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..base.egress import EgressPolicy, Purpose, Verdict
 from .egress import Egress
 from .events import (
+    Audited,
     ControlChanged,
     Event,
     EventSink,
@@ -19,6 +20,7 @@ from .events import (
     PathExplained,
     PeerChanged,
     RelayChanged,
+    WorkspaceConnection,
 )
 from .interfaces import (
     API_VERSION,
@@ -84,6 +86,7 @@ __all__ = [
     "Verdict",
     "WebSocketLike",
     # what it may observe
+    "Audited",
     "ControlChanged",
     "Event",
     "EventSink",
@@ -92,6 +95,7 @@ __all__ = [
     "PathExplained",
     "PeerChanged",
     "RelayChanged",
+    "WorkspaceConnection",
     # what a composition root needs
     "PluginHost",
     "PluginRecord",

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:  # annotations only
+    from uuid import UUID
+
     from ..base.keys import NodePublic
     from ..base.paths import PathKind
 
@@ -71,7 +73,56 @@ class OutsideRefused:
     count: int = 1
 
 
-Event = PathChanged | PathExplained | PeerChanged | RelayChanged | ControlChanged | OutsideRefused
+@dataclass(frozen=True, slots=True)
+class WorkspaceConnection:
+    """On a coder server: somebody opened or closed a connection to a workspace. Goes into the connection log.
+
+    `id` is the same at both ends of one connection. `kind`: ssh, vscode, jetbrains, reconnecting_pty, workspace_app,
+    port_forwarding, tunnel (a user's program). `target`: the app's slug or the port, if it is one. `user_id` None:
+    nobody signed in, or the agent does not know. `status`: exit or HTTP status, once it is closed.
+    Source: coder codersdk/connectionlog.go.
+    """
+
+    id: UUID
+    opened: bool
+    kind: str
+    workspace_id: UUID
+    agent_name: str
+    user_id: UUID | None = None
+    ip: str = ""
+    target: str = ""
+    status: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """On a coder server: somebody changed something, signed in or out, or failed to. Never holds a secret.
+
+    `action`: create, write, delete, login, logout; `resource`: user, api_key, workspace, workspace_agent,
+    workspace_app, port_share …; `target`: its name; `user`: who it was ("" = nobody known); `status`: the HTTP status
+    of the answer; `request_id`: as in the server's log. Source: coder codersdk/audit.go.
+    """
+
+    action: str
+    resource: str
+    target: str
+    user: str
+    ip: str
+    status: int
+    request_id: str = ""
+
+
+Event = (
+    PathChanged
+    | PathExplained
+    | PeerChanged
+    | RelayChanged
+    | ControlChanged
+    | OutsideRefused
+    | WorkspaceConnection
+    | Audited
+)
 
 
 class EventSink(Protocol):

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
-from .interfaces import ServerContext
-
 if TYPE_CHECKING:
     from ..base.derp_map import DerpMap
     from ..base.keys import NodePublic
+    from .settings import Settings
 
 UNKNOWN = "EUNKNOWN"
 """The code for what has none of its own."""
@@ -72,8 +71,18 @@ class HealthFinding:
         return self.worst is not Severity.ERROR if self.healthy is None else self.healthy
 
 
-class HealthContext(ServerContext, Protocol):
+class HealthContext(Protocol):
     """What a server hands to `coder_health_checks`."""
+
+    @property
+    def settings(self) -> Settings:
+        """The effective configuration."""
+        ...
+
+    @property
+    def access_url(self) -> str:
+        """The one address at which users and agents reach the server, without a trailing slash."""
+        ...
 
     @property
     def force_websockets(self) -> bool:

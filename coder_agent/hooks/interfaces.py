@@ -27,8 +27,9 @@ if TYPE_CHECKING:  # annotations only: `coder --help` imports this module and sh
     from ..base.nat_facts import NatFacts
     from ..base.node import Node
     from ..base.paths import Path
-    from .events import EventSink
+    from .events import Event, EventSink
     from .settings import Settings
+    from .web import AgentPlace, PortShare, WebApp
 
 API_VERSION = 1
 """Version of this file. A plugin module may state ``__coder_api__ = 1``; another number is refused at load."""
@@ -396,11 +397,20 @@ class WebSocketLike(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who an authenticator says somebody is. `subject` is stable and unique within that authenticator."""
+    """Who somebody is. `subject` is stable and unique within the authenticator that says so.
+
+    For a visitor whom the server itself knows (`ServerContext.authenticate`) `user_id` is the account, `roles` are
+    hooks/web.py OWNER_ROLE and MEMBER_ROLE, `scope` is what the key may be used for (SCOPE_ALL, SCOPE_APPS, or another
+    of the server's), `key_id` the public half of that key.
+    """
 
     subject: str
     username: str
     email: str = ""
+    user_id: UUID | None = None
+    roles: frozenset[str] = frozenset()
+    scope: str = "all"
+    key_id: str = ""
 
 
 class Authenticator(Protocol):
@@ -424,6 +434,66 @@ class ServerContext(Protocol):
     @property
     def access_url(self) -> str:
         """The one address at which users and agents reach the server, without a trailing slash."""
+        ...
+
+    @property
+    def wildcard_access_url(self) -> str:
+        """Host pattern of subdomain apps, ``*.apps.example.com[:port]`` in lower case; empty = there are none."""
+        ...
+
+    @property
+    def stopping(self) -> anyio.Event:
+        """Set when the server is going away: whatever would go on for ever ends then."""
+        ...
+
+    def secret(self, purpose: str) -> bytes:
+        """64 secret bytes for `purpose`, the same in every process that serves this deployment, for ever."""
+        ...
+
+    async def authenticate(self, connection: object, *, token: str | None = None) -> Identity | None:
+        """Who makes this request (a Starlette `Request` or `WebSocket`): by session cookie, query, header or Bearer, in
+        Coder's order, or by `token` instead. None = nobody, or a key that is not valid. Origin and CSRF are not
+        checked: `refuse_cross_site` does."""
+        ...
+
+    def refuse_cross_site(self, connection: object) -> bool:
+        """Does this request carry our cookie but come from another site's page? Then it must not be served."""
+        ...
+
+    def client_address(self, connection: object) -> str:
+        """Where the visitor is: the peer's address, or what a trusted reverse proxy says."""
+        ...
+
+    async def find_agent(
+        self, owner: str, workspace: str, agent: str | None = None, *, visitor: Identity | None
+    ) -> AgentPlace | None:
+        """An agent that `visitor` may use in every way (`hooks.web.may_use`). `owner`: a user's name or id, or ``me``;
+        `agent` None = the only one. None = there is none, or it is forbidden: nobody can tell which."""
+        ...
+
+    async def find_app(
+        self, owner: str, workspace: str, agent: str | None, slug: str, *, visitor: Identity | None
+    ) -> tuple[AgentPlace, WebApp] | None:
+        """An app that `visitor` may open. `agent` None = whichever has it. None as in `find_agent`."""
+        ...
+
+    async def find_port(
+        self, owner: str, workspace: str, agent: str | None, port: int, *, visitor: Identity | None
+    ) -> tuple[AgentPlace, PortShare] | None:
+        """A port that `visitor` may open. What is not shared has the level `owner`. None as in `find_agent`."""
+        ...
+
+    async def issue_key(self, visitor: Identity, scope: str, lifetime: float) -> str:
+        """A new key of `visitor` with this scope, good for `lifetime` seconds at most: it ends with the visitor's own
+        key. Raises ValueError if the visitor's scope does not cover it."""
+        ...
+
+    async def used(self, place: AgentPlace) -> None:
+        """Somebody uses this workspace. Written at most once a minute."""
+        ...
+
+    def emit(self, event: Event) -> None:
+        """Tell observers (`coder_event`), such as the connection log, of what happened (hooks/events.py)."""
         ...
 
 

@@ -10,6 +10,8 @@ from uuid import UUID
 
 from starlette.requests import HTTPConnection
 
+from coder_agent.hooks.web import SCOPE_ALL
+
 from .problems import Problem
 from .store import accounts
 from .store.agents import find_agent_by_token
@@ -28,6 +30,8 @@ class Principal:
 
     user: User
     key_id: str
+    key_scope: str = SCOPE_ALL
+    expires_at: datetime | None = None
 
     @property
     def sees_all(self) -> bool:
@@ -65,18 +69,24 @@ def caller_ip(connection: HTTPConnection) -> str:
 
 
 def refuse_cross_site(connection: HTTPConnection, access_url: str) -> None:
-    """A browser sends the cookie on its own: what it sends must come from our own pages. Raises Problem 403.
+    """Raises Problem 403 for `is_cross_site`."""
+    if is_cross_site(connection, access_url):
+        raise Problem(403, "This request comes from another site.", detail="The Origin header names another host.")
 
-    Only requests that carry the cookie *and* an Origin are concerned; programs send no Origin.
+
+def is_cross_site(connection: HTTPConnection, access_url: str) -> bool:
+    """A browser sends the cookie on its own: what it sends must come from our own pages.
+
+    Only requests that carry the cookie *and* an Origin are concerned; programs send no Origin. Browsers send it with
+    every WebSocket and with everything that is not a plain GET (Fetch standard, "append a request Origin header").
     """
     origin = connection.headers.get("origin")
     if not origin or not connection.cookies.get(TOKEN_NAME):
-        return
+        return False
     if connection.scope["type"] == "http" and connection.scope["method"] in ("GET", "HEAD", "OPTIONS"):
-        return
+        return False
     allowed = {urlsplit(access_url).netloc.lower(), connection.headers.get("host", "").lower()}
-    if urlsplit(origin).netloc.lower() not in allowed:
-        raise Problem(403, "This request comes from another site.", detail="The Origin header names another host.")
+    return urlsplit(origin).netloc.lower() not in allowed
 
 
 async def user_of(database: Database, token_text: str, now: datetime) -> Principal | None:
@@ -94,7 +104,7 @@ async def user_of(database: Database, token_text: str, now: datetime) -> Princip
     if key.expires_at <= now or user.status != "active":
         return None
     await _touch(database, key, now)
-    return Principal(user, key.id)
+    return Principal(user, key.id, key.scope, key.expires_at)
 
 
 async def _touch(database: Database, key: ApiKey, now: datetime) -> None:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 def server(
     ctx: typer.Context,
     access_url: Annotated[str | None, flag("URL at which users and agents reach this server")] = None,
+    wildcard_access_url: Annotated[
+        str | None, flag("host pattern of subdomain apps, such as *.apps.example.com")
+    ] = None,
     http_address: Annotated[str | None, flag("host:port for HTTP [127.0.0.1:3000]; empty = no HTTP")] = None,
     tls_enable: Annotated[bool | None, flag("serve HTTPS too", "--tls-enable/--no-tls-enable")] = None,
     tls_address: Annotated[str | None, flag("host:port for HTTPS [127.0.0.1:3443]")] = None,
@@ -70,6 +73,7 @@ def server(
     """
     given = {
         "access_url": access_url,
+        "wildcard_access_url": wildcard_access_url,
         "http_address": http_address,
         "tls_enable": tls_enable,
         "tls_address": tls_address,

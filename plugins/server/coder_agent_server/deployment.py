@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import anyio
@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 
 from coder_agent.base.node import Node
 from coder_agent.coordination.interface import Coordinator
+from coder_agent.hooks.events import Event, EventSink
 from coder_agent.hooks.interfaces import Authenticator, RelayBackend
 from coder_agent.hooks.settings import Settings
 
@@ -29,10 +30,16 @@ from .presence import Presence
 from .resume import ResumeTokens
 from .store.database import Database
 from .store.deployment import DeploymentFacts
+from .store.workspaces import touch_workspace
 from .version import build_version
 
 REPORTS_PER_MINUTE = 30
 """Path reports that one agent may make; ours make six at most (coder_agent/path_reports.py)."""
+
+TOUCH_STEP = timedelta(minutes=1)
+"""`last_used_at` is written at most this often."""
+MAX_TOUCHED = 4096
+"""Workspaces whose last use is remembered in memory."""
 
 
 def utc_now() -> datetime:
@@ -57,6 +64,9 @@ class Deployment:
     passwords: Passwords = field(default_factory=Passwords)
     stopping: anyio.Event = field(default_factory=anyio.Event)
     """Set when the server is going away: whatever would go on for ever ends then."""
+    observers: list[EventSink] = field(default_factory=list)
+    """Who hears what happens (hooks/events.py). Takes events at once, keeps them in bounds, never raises."""
+    _touched: dict[UUID, datetime] = field(default_factory=dict)
     presence: Presence = field(init=False)
     clients: Clients = field(init=False)
     resume: ResumeTokens = field(init=False)
@@ -92,6 +102,22 @@ class Deployment:
         return node_key in self.health.vouched or any(
             str(peer.node.key) == node_key for peer in self.coordinator.peers() if peer.node is not None
         )
+
+    def emit(self, event: Event) -> None:
+        """Tell observers, plugins' and our own. Must not block; one that fails does not hinder the others."""
+        for observer in self.observers:
+            observer(event)
+
+    async def touch(self, workspace_id: UUID) -> None:
+        """Somebody uses this workspace; written at most once a minute."""
+        now = self.clock()
+        if now - self._touched.get(workspace_id, datetime.min.replace(tzinfo=UTC)) < TOUCH_STEP:
+            return
+        if len(self._touched) >= MAX_TOUCHED:
+            self._touched.clear()
+        self._touched[workspace_id] = now
+        async with self.database.write() as session:
+            await touch_workspace(session, workspace_id, now)
 
     def remove_agent(self, agent_id: UUID, reason: str) -> None:
         """The agent is gone for good: its connection and its users' end, and peers drop it at once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -71,6 +72,8 @@ class ServerOptions:
 
     name: str
     access_url: AccessUrl | None
+    wildcard_access_url: str
+    """Host pattern of subdomain apps in lower case; empty = there are none."""
     http_address: HostPort | None
     tls: TlsOptions | None
     data_dir: Path
@@ -113,6 +116,7 @@ def resolve_options(settings: ServerSettings, default_data_dir: Callable[[], Pat
     return ServerOptions(
         name=settings.name,
         access_url=parse_access_url(settings.access_url) if settings.access_url else None,
+        wildcard_access_url=parse_wildcard(settings.wildcard_access_url),
         http_address=http,
         tls=tls,
         data_dir=Path(settings.data_dir).expanduser() if settings.data_dir else default_data_dir(),
@@ -147,6 +151,26 @@ def parse_access_url(text: str) -> AccessUrl:
     if parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None:
         raise ConfigError(f"access_url: {text!r} has more than a scheme, a host and a port", hint=hint)
     return AccessUrl(parts.scheme, parts.hostname, port or {"http": 80, "https": 443}[parts.scheme])
+
+
+_WILDCARD = re.compile(
+    r"\*(?:-?[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)+\.?(?::([0-9]{1,5}))?"
+)
+
+
+def parse_wildcard(text: str) -> str:
+    """Read the wildcard access URL: one ``*`` at the start, two labels or more, no scheme, perhaps a port. Lower case.
+
+    Raises ConfigError. Source: coder coderd/workspaceapps/appurl/appurl.go, CompileHostnamePattern.
+    """
+    pattern = text.strip().lower()
+    if not pattern:
+        return ""
+    hint = "write it like *.apps.example.com or *-apps.example.com"
+    match = _WILDCARD.fullmatch(pattern)
+    if match is None or not 0 < int(match[1] or 1) < 1 << 16:
+        raise ConfigError(f"wildcard_access_url: {text!r} is not a host pattern", hint=hint)
+    return pattern
 
 
 def parse_address(setting: str, text: str, default_port: int | None = None) -> HostPort:

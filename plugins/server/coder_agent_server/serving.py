@@ -23,6 +23,7 @@ from coder_agent.hooks.web_apps import ConnectionRoute
 
 from .app import build_app
 from .certificates import Certificates
+from .context import RoutesContext
 from .deployment import Deployment, utc_now
 from .derp_map import LiveDerpMap, build_derp_map
 from .derp_map_keeper import DerpMapKeeper, without_stun
@@ -149,6 +150,7 @@ async def _deploy(
         derp_map=derp_map,
         relay=_relay(options, host, settings),
         authenticators=host.authenticators(settings),
+        observers=[host.emit],
     )
 
 
@@ -211,7 +213,7 @@ def _plugin_routes(host: PluginHost, deployment: Deployment) -> tuple[list[BaseR
     """What plugins add; anything that is no route is left out, with a line in the log."""
     found: list[BaseRoute] = []
     on_connections: list[ConnectionRoute] = []
-    for route in host.server_routes(deployment):
+    for route in host.server_routes(RoutesContext(deployment)):
         if isinstance(route, BaseRoute):
             found.append(route)
         elif all(callable(getattr(route, name, None)) for name in ("open", "claims", "accept")):

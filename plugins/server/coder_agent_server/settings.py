@@ -17,6 +17,9 @@ class ServerSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     access_url: str = _setting("", "CODER_ACCESS_URL", "The URL at which users and agents reach this server.")
+    wildcard_access_url: str = _setting(
+        "", "CODER_WILDCARD_ACCESS_URL", "Host pattern of subdomain apps, such as *.apps.example.com; empty = none."
+    )
     http_address: str = _setting("127.0.0.1:3000", "CODER_HTTP_ADDRESS", "host:port for HTTP; empty = no HTTP.")
     tls_enable: bool = _setting(False, "CODER_TLS_ENABLE", "Serve HTTPS too.")
     tls_address: str = _setting("127.0.0.1:3443", "CODER_TLS_ADDRESS", "host:port for HTTPS.")

@@ -60,7 +60,7 @@ def regions_document(server: Deployment) -> Document:
                 "icon_url": "/emojis/1f3e1.png",
                 "healthy": True,
                 "path_app_url": server.access_url,
-                "wildcard_hostname": "",
+                "wildcard_hostname": server.options.wildcard_access_url,
             }
         ]
     }

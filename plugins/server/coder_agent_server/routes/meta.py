@@ -95,9 +95,9 @@ async def available_experiments(request: Request) -> Response:
 
 
 async def applications_host(request: Request) -> Response:
-    """The wildcard host of subdomain apps: none."""
+    """The wildcard host of subdomain apps; empty = there are none."""
     await signed_in(request)
-    return JSONResponse({"host": ""})
+    return JSONResponse({"host": deployment(request).options.wildcard_access_url})
 
 
 async def organizations(request: Request) -> Response:

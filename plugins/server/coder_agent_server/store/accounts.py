@@ -10,6 +10,8 @@ from sqlalchemy import delete, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from coder_agent.hooks.web import SCOPE_ALL
+
 from ..tokens import ApiToken, secret_hash
 from .schema import ApiKey, Organization, User
 
@@ -18,6 +20,10 @@ LAST_USED_STEP = timedelta(minutes=1)
 
 MAX_KEYS_PER_USER = 1000
 """Sessions and tokens of one user; the oldest go first, so that a login loop cannot fill the disk."""
+
+
+SESSION_LOGIN, TOKEN_LOGIN, APP_LOGIN = "password", "token", "app"
+"""How a key came to be: by signing in, by name, or for a web app by redirect."""
 
 
 class NameTaken(Exception):
@@ -98,9 +104,16 @@ async def search_users(session: AsyncSession, text: str, limit: int, offset: int
 
 
 async def add_key(
-    session: AsyncSession, user: User, lifetime: timedelta, now: datetime, *, login_type: str, token_name: str = ""
+    session: AsyncSession,
+    user: User,
+    lifetime: timedelta,
+    now: datetime,
+    *,
+    login_type: str,
+    token_name: str = "",
+    scope: str = SCOPE_ALL,
 ) -> ApiToken:
-    """Make a session (`login_type` password) or a named token. Raises NameTaken."""
+    """Make a session (SESSION_LOGIN), a named token or a key for an app. Raises NameTaken."""
     token = ApiToken.generate()
     seconds = int(lifetime.total_seconds())
     session.add(
@@ -109,7 +122,7 @@ async def add_key(
             user_id=user.id,
             secret_hash=secret_hash(token.secret),
             login_type=login_type,
-            scope="all",
+            scope=scope,
             token_name=token_name,
             lifetime_seconds=seconds,
             last_used=now,
@@ -150,7 +163,7 @@ async def touch_key(session: AsyncSession, key_id: str, now: datetime) -> None:
     if key is None:
         return
     key.last_used = now
-    if key.login_type == "password":
+    if key.login_type == SESSION_LOGIN:
         key.expires_at = now + timedelta(seconds=key.lifetime_seconds)
     user = await session.get(User, key.user_id)
     if user is not None:
@@ -163,7 +176,7 @@ async def user_keys(session: AsyncSession, user_id: UUID | None, *, tokens_only:
     if user_id is not None:
         found = found.where(ApiKey.user_id == user_id)
     if tokens_only:
-        found = found.where(ApiKey.login_type == "token")
+        found = found.where(ApiKey.login_type == TOKEN_LOGIN)
     return [(row[0], row[1]) for row in await session.execute(found)]
 
 
@@ -176,3 +189,8 @@ async def find_user_key(session: AsyncSession, user_id: UUID, key_id: str) -> Ap
 async def delete_key(session: AsyncSession, key_id: str) -> None:
     """Forget a key; unknown is fine."""
     await session.execute(delete(ApiKey).where(ApiKey.id == key_id))
+
+
+async def delete_app_keys(session: AsyncSession, user_id: UUID) -> None:
+    """Forget a user's keys for web apps: he has signed out. Source: coder coderd/userauth.go, postLogout."""
+    await session.execute(delete(ApiKey).where(ApiKey.user_id == user_id, ApiKey.login_type == APP_LOGIN))

@@ -42,7 +42,10 @@ async def find_agent_by_token(session: AsyncSession, token: UUID) -> Agent | Non
 
 def _complete() -> Select[Agent]:
     return select(Agent).options(
-        selectinload(Agent.workspace).options(selectinload(Workspace.owner), selectinload(Workspace.organization))
+        selectinload(Agent.workspace).options(
+            selectinload(Workspace.owner), selectinload(Workspace.organization), selectinload(Workspace.shares)
+        ),
+        selectinload(Agent.apps),
     )
 
 

@@ -87,7 +87,7 @@ class ApiKey(Base):
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
     secret_hash: Mapped[bytes]
     login_type: Mapped[str] = mapped_column(String(16))
-    scope: Mapped[str] = mapped_column(String(16), default="all")
+    scope: Mapped[str] = mapped_column(String(64), default="all")
     token_name: Mapped[str] = mapped_column(String(64), default="")
     lifetime_seconds: Mapped[int]
     last_used: Mapped[datetime]
@@ -118,6 +118,9 @@ class Workspace(Base):
     organization: Mapped[Organization] = relationship(lazy="raise")
     agents: Mapped[list[Agent]] = relationship(
         lazy="raise", back_populates="workspace", order_by="Agent.name", cascade="all, delete-orphan"
+    )
+    shares: Mapped[list[PortShare]] = relationship(
+        lazy="raise", order_by="PortShare.agent_name, PortShare.port", cascade="all, delete-orphan"
     )
 
 
@@ -151,6 +154,9 @@ class Agent(Base):
     ready_at: Mapped[datetime | None]
 
     workspace: Mapped[Workspace] = relationship(lazy="raise", back_populates="agents")
+    apps: Mapped[list[App]] = relationship(
+        lazy="raise", back_populates="agent", order_by="App.order, App.slug", cascade="all, delete-orphan"
+    )
 
 
 class AgentLog(Base):
@@ -164,3 +170,72 @@ class AgentLog(Base):
     created_at: Mapped[datetime]
     level: Mapped[str] = mapped_column(String(8))
     output: Mapped[str]
+
+
+class App(Base):
+    """A web app, a link or a command that an agent's workspace offers. `source`: ``user``, or ``agent`` for what the
+    agent's own configuration names; a report of the agent replaces the latter only."""
+
+    __tablename__ = "apps"
+    __table_args__ = (UniqueConstraint("agent_id", "slug"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    agent_id: Mapped[UUID] = mapped_column(ForeignKey("agents.id", ondelete="CASCADE"), index=True)
+    slug: Mapped[str] = mapped_column(String(32))
+    source: Mapped[str] = mapped_column(String(8), default="user")
+    display_name: Mapped[str] = mapped_column(String(64), default="")
+    url: Mapped[str] = mapped_column(default="")
+    icon: Mapped[str] = mapped_column(default="")
+    command: Mapped[str] = mapped_column(default="")
+    external: Mapped[bool] = mapped_column(default=False)
+    subdomain: Mapped[bool] = mapped_column(default=False)
+    sharing_level: Mapped[str] = mapped_column(String(16), default="owner")
+    healthcheck_url: Mapped[str] = mapped_column(default="")
+    healthcheck_interval: Mapped[int] = mapped_column(default=0)
+    healthcheck_threshold: Mapped[int] = mapped_column(default=0)
+    health: Mapped[str] = mapped_column(String(16), default="disabled")
+    hidden: Mapped[bool] = mapped_column(default=False)
+    order: Mapped[int] = mapped_column("display_order", default=0)
+    open_in: Mapped[str] = mapped_column(String(16), default="slim-window")
+    cors_behavior: Mapped[str] = mapped_column(String(16), default="simple")
+    trusted: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+    agent: Mapped[Agent] = relationship(lazy="raise", back_populates="apps")
+
+
+class PortShare(Base):
+    """A port that a workspace's owner has opened to others."""
+
+    __tablename__ = "port_shares"
+
+    workspace_id: Mapped[UUID] = mapped_column(ForeignKey("workspaces.id", ondelete="CASCADE"), primary_key=True)
+    agent_name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    port: Mapped[int] = mapped_column(primary_key=True)
+    share_level: Mapped[str] = mapped_column(String(16))
+    protocol: Mapped[str] = mapped_column(String(8), default="http")
+    trusted: Mapped[bool] = mapped_column(default=False)
+
+
+class ConnectionLog(Base):
+    """One connection to a workspace. It outlives the workspace and its owner: names are kept, not references."""
+
+    __tablename__ = "connection_logs"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    workspace_id: Mapped[UUID] = mapped_column(index=True)
+    workspace_owner_id: Mapped[UUID]
+    workspace_owner_name: Mapped[str] = mapped_column(String(32))
+    workspace_name: Mapped[str] = mapped_column(String(32))
+    agent_name: Mapped[str] = mapped_column(String(32))
+    kind: Mapped[str] = mapped_column(String(24))
+    user_id: Mapped[UUID | None]
+    username: Mapped[str] = mapped_column(String(32), default="")
+    ip: Mapped[str] = mapped_column(String(64), default="")
+    user_agent: Mapped[str] = mapped_column(String(256), default="")
+    slug_or_port: Mapped[str] = mapped_column(String(64), default="")
+    connected_at: Mapped[datetime] = mapped_column(index=True)
+    disconnected_at: Mapped[datetime | None]
+    status_code: Mapped[int | None]
+    reason: Mapped[str] = mapped_column(String(256), default="")

@@ -38,7 +38,10 @@ class WorkspaceFilter:
 
 def _complete() -> Select[Workspace]:
     return select(Workspace).options(
-        selectinload(Workspace.owner), selectinload(Workspace.organization), selectinload(Workspace.agents)
+        selectinload(Workspace.owner),
+        selectinload(Workspace.organization),
+        selectinload(Workspace.agents).selectinload(Agent.apps),
+        selectinload(Workspace.shares),
     )
 
 
