@@ -218,6 +218,8 @@ def api_error(url: str, response: HttpResponse) -> ApiError | Unauthenticated | 
         # A proxy on the way may answer for a server of ours that is down (502, 503 …).
         if response.status >= 500 or BUILD_VERSION_HEADER in response.headers:
             return ApiError(f"{url} answered with HTTP status {response.status}", status=response.status)
+        if response.status == 400 and b"SSL certificate" in response.body:  # nginx's words, "No required SSL …"
+            return NotACoderServer(f"{url} wants a client certificate", hint="set client_cert_file in [network]")
         return not_ours(url, f"it answered with HTTP status {response.status} and no error document")
     message = str(document.get("message") or f"HTTP status {response.status}")
     if response.status == 401:
