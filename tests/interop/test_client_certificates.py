@@ -1,7 +1,7 @@
 """nginx and haproxy that let nobody in without a client certificate, in front of a real `coder server`.
 
-Everything of ours that leaves must show it: the API, the coordination, relays by upgrade and by WebSocket. The authority
-of the front's own certificate is a file in the settings, not the system's.
+Everything of ours that leaves must show it: the API, the coordination, relays by upgrade and by WebSocket. The front's
+own certificate is vouched for by a file in the settings, not by the system.
 """
 
 from __future__ import annotations
