@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # annotations only: `coder --help` imports this module and sh
     from ..base.node import Node
     from ..base.paths import Path
     from .events import Event, EventSink
+    from .server_tailnet import LocalRelay, ServerTailnet
     from .settings import Settings
     from .web import AgentPlace, PortShare, WebApp
 
@@ -183,6 +184,8 @@ class TransportContext:
     listen_port: int = 0
     force_websockets: bool = False
     dial: DialOptions = field(default_factory=DialOptions)
+    local_relay: LocalRelay | None = None
+    """A relay transport reaches this one's region without dialling."""
 
 
 class TransportFactory(Protocol):
@@ -434,6 +437,11 @@ class ServerContext(Protocol):
     @property
     def access_url(self) -> str:
         """The one address at which users and agents reach the server, without a trailing slash."""
+        ...
+
+    @property
+    def tailnet(self) -> ServerTailnet:
+        """The way into workspaces for everything that the server itself serves: one node for all web traffic."""
         ...
 
     @property
