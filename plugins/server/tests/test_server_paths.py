@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from coder_agent_server.path_reports import ReportBoard
 from coder_agent_server.testing import Api, Server, first_user, make_options, run_server
 
 from coder_agent.agent_api import AgentApi, with_manifest
+from coder_agent.base.derp_map import EMBEDDED_REGION_ID, DerpMap, DerpNode, DerpRegion, merge
 from coder_agent.base.path_rules import NO_RULES, DirectRule, PathRules
 from coder_agent.base.path_rules_json import rules_from_json
 from coder_agent.errors import ConfigError
@@ -99,9 +101,9 @@ def test_rules_that_cannot_be_are_refused_at_the_start(tmp_path: Path, settings:
 
 async def test_a_workspace_has_no_rules_until_it_gets_some(alice: Api, server: Server, dev: Made) -> None:
     assert (await alice.get(dev.rules_path)).json() == {"workspace": FREE, "deployment": FREE, "effective": FREE}
-    answer = await alice.put(dev.rules_path, json={"direct": "never", "prefer_region": 5})
+    answer = await alice.put(dev.rules_path, json={"direct": "never", "prefer_region": EMBEDDED_REGION_ID})
     by = "the deployment's rule for alice/dev"
-    rules = {"direct": "never", "prefer_region": 5, "ipv6": True, "set_by": by}
+    rules = {"direct": "never", "prefer_region": EMBEDDED_REGION_ID, "ipv6": True, "set_by": by}
     assert answer.json() == {"workspace": rules, "deployment": FREE, "effective": rules}
     assert (await alice.get(dev.rules_path)).json() == answer.json()
     info = (await alice.get(f"/api/v2/workspaceagents/{dev.agent_id}/connection")).json()
@@ -158,8 +160,29 @@ async def test_the_deployments_rule_stands_above_the_workspaces(blocked: tuple[S
     refused = await alice.put(dev.rules_path, json={"direct": "only"})
     assert refused.status_code == 409
     assert refused.json()["message"] == "These rules cannot hold: the deployment blocks direct connections."
-    effective = (await alice.put(dev.rules_path, json={"ipv6": False, "prefer_region": 7})).json()["effective"]
-    assert effective == {"direct": "never", "prefer_region": 7, "ipv6": False, "set_by": "the deployment"}
+    wishes = {"ipv6": False, "prefer_region": EMBEDDED_REGION_ID}
+    effective = (await alice.put(dev.rules_path, json=wishes)).json()["effective"]
+    assert effective == {"direct": "never", "set_by": "the deployment", **wishes}
+
+
+async def test_a_region_that_cannot_relay_is_refused_but_one_that_left_the_map_may_stay(
+    alice: Api, server: Server, dev: Made
+) -> None:
+    refused = await alice.put(dev.rules_path, json={"prefer_region": 7})
+    assert refused.status_code == 400
+    known = f"there is {EMBEDDED_REGION_ID} (Coder Embedded Relay)."
+    assert refused.json()["message"] == f"Relay region 7 is not in the relay map; {known}"
+    live = server.running.deployment.derp_map
+    node = DerpNode("7a", 7, "stun.example", stun_only=True)
+    before = live.current
+    live.replace(merge(before, DerpMap({7: DerpRegion(7, "s", "STUN", (node,))})))
+    refused = await alice.put(dev.rules_path, json={"prefer_region": 7})
+    assert refused.json()["message"] == f"Relay region 7 has no relay; {known}"
+    live.replace(merge(before, DerpMap({7: DerpRegion(7, "r", "R", (replace(node, stun_only=False),))})))
+    assert (await alice.put(dev.rules_path, json={"prefer_region": 7})).status_code == 200
+    live.replace(before)
+    assert (await alice.put(dev.rules_path, json={"prefer_region": 7, "ipv6": False})).status_code == 200
+    assert (await alice.get(dev.rules_path)).json()["workspace"]["prefer_region"] == 7
 
 
 # ---------------------------------------------------------------- reports

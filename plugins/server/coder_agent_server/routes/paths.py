@@ -50,6 +50,10 @@ class PeerBody(BaseModel):
     latency_ms: float | None = Field(None, ge=0, le=1e6, allow_inf_nan=False)
     wire_mtu: int | None = Field(None, ge=0, le=65535)
     active: bool = False
+    rx_bytes: int | None = Field(None, ge=0, lt=1 << 63)
+    tx_bytes: int | None = Field(None, ge=0, lt=1 << 63)
+    nat: Literal["none", "easy", "hard", "blocked"] | None = None
+    peer_nat: Literal["none", "easy", "hard", "blocked"] | None = None
     verdict: dict[str, Any] | None = None
 
 
@@ -97,7 +101,9 @@ async def report_paths(request: Request) -> Response:
     body = await read_json(request, ReportBody)
     if server.presence.last_seen(agent.id) is None:
         raise Problem(409, "The agent is not connected.", detail="Paths are kept for connected agents only.")
-    server.paths.put(agent.id, [peer.model_dump(mode="json") for peer in body.peers], server.clock())
+    peers = [peer.model_dump(mode="json") for peer in body.peers]
+    server.paths.put(agent.id, peers, server.clock())
+    server.live.paths_reported(agent.id, peers)
     return Response(status_code=204)
 
 
@@ -119,6 +125,8 @@ async def put_rules(request: Request) -> Response:
             409, f"These rules cannot hold: {refusal}.", validations=[("direct", "the deployment's rule wins")]
         )
     changed = stored(wanted) != workspace.path_rules
+    if wanted.prefer_region not in (0, own_rules(workspace).prefer_region):  # an old one may have left the map since
+        _check_region(server, wanted.prefer_region)
     if changed:
         async with server.database.write() as session:
             await store.set_path_rules(session, workspace.id, stored(wanted), server.clock())
@@ -127,6 +135,18 @@ async def put_rules(request: Request) -> Response:
             server.presence.close(agent.id, "the path rules of this workspace changed")
         logger.info("path rules of workspace %s/%s changed", workspace.owner.username, workspace.name)
     return JSONResponse(_rules_document(server, workspace))
+
+
+def _check_region(server: Deployment, wanted: int) -> None:
+    """Raises Problem for a region that cannot relay: nothing would ever come of preferring it."""
+    regions = server.derp_map.current.regions
+    if wanted in regions and regions[wanted].has_relay:
+        return
+    known = ", ".join(f"{key} ({regions[key].region_name})" for key in sorted(regions) if regions[key].has_relay)
+    what = "has no relay" if wanted in regions else "is not in the relay map"
+    raise Problem(
+        400, f"Relay region {wanted} {what}; there is {known}.", validations=[("prefer_region", "not such a region")]
+    )
 
 
 async def agent_rules(request: Request) -> Response:
