@@ -23,6 +23,7 @@ from .documents.agents import AgentView
 from .documents.workspaces import TemplateIds
 from .health.monitor import HealthMonitor
 from .limits import RateLimit
+from .live.observatory import Observatory
 from .options import ServerOptions
 from .passwords import Passwords
 from .path_reports import ReportBoard
@@ -77,10 +78,13 @@ class Deployment:
     report_limit: RateLimit = field(init=False)
     health: HealthMonitor = field(init=False)
     paths: ReportBoard = field(default_factory=ReportBoard)
+    live: Observatory = field(init=False)
+    """What the dashboard shows as it happens."""
 
     def __post_init__(self) -> None:
         self.presence = Presence(self.clock)
         self.clients = Clients()
+        self.live = Observatory(self.clock, self._region_names)
         self.resume = ResumeTokens(self.facts.resume_key, self.facts.id)
         self.templates = TemplateIds.of(self.facts.id)
         self.version = build_version(self.options.name)
@@ -92,6 +96,9 @@ class Deployment:
     def view(self) -> AgentView:
         """The present, for documents about agents."""
         return AgentView(self.clock(), self.presence.last_seen, self.node_of, self.derp_map.current)
+
+    def _region_names(self) -> dict[int, str]:
+        return {number: region.region_name for number, region in self.derp_map.current.regions.items()}
 
     def node_of(self, peer_id: UUID) -> Node | None:
         """What a connected peer last published about itself."""
@@ -125,6 +132,7 @@ class Deployment:
         self.paths.forget(agent_id)
         self.coordinator.remove(agent_id, reason)
         self.clients.close_agent(agent_id, reason)
+        self.live.agent_removed(agent_id)
 
 
 def deployment(connection: HTTPConnection) -> Deployment:

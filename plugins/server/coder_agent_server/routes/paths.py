@@ -30,6 +30,8 @@ MAX_REPORTED_PEERS = 64
 """Peers of one report (coder_agent/path_reports.py sends no more)."""
 
 
+LATER_FIELDS = frozenset({"rx_bytes", "tx_bytes", "nat", "peer_nat"})
+
 class RulesBody(BaseModel):
     """A workspace's path rules; what is left out has no rule."""
 
@@ -101,13 +103,18 @@ async def report_paths(request: Request) -> Response:
     body = await read_json(request, ReportBody)
     if server.presence.last_seen(agent.id) is None:
         raise Problem(409, "The agent is not connected.", detail="Paths are kept for connected agents only.")
-    peers = [peer.model_dump(mode="json") for peer in body.peers]
+    peers = [_without_unsaid(peer.model_dump(mode="json")) for peer in body.peers]
     server.paths.put(agent.id, peers, server.clock())
     server.live.paths_reported(agent.id, peers)
     return Response(status_code=204)
 
 
 async def get_rules(request: Request) -> Response:
+def _without_unsaid(peer: Document) -> Document:
+    """Older agents do not count bytes nor tell of NATs."""
+    return {name: value for name, value in peer.items() if value is not None or name not in LATER_FIELDS}
+
+
     """A workspace's own rules, the deployment's, and what both together mean."""
     workspace = await path_workspace(request, await signed_in(request))
     return JSONResponse(_rules_document(deployment(request), workspace))

@@ -89,6 +89,7 @@ async def create_workspace(request: Request) -> Response:
     new = store.NewAgent(body.agent_name, body.architecture, body.operating_system, body.directory)
     workspace, token = await _add(server, owner, body.name, new)
     logger.info("workspace %s/%s registered", owner.username, workspace.name)
+    server.live.workspace_changed(workspace.id)
     agent = workspace.agents[0]
     return JSONResponse(
         {
@@ -140,6 +141,7 @@ async def delete_workspace(request: Request) -> Response:
         reason = f"workspace {workspace.owner.username}/{workspace.name} was deleted"
         server.remove_agent(agent_id, reason)
     logger.info("workspace %s/%s deleted", workspace.owner.username, workspace.name)
+    server.live.workspace_changed(workspace.id)
     return Response(status_code=204)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from uuid import UUID
 
 import anyio
@@ -77,6 +78,7 @@ class AgentConnection:
             try:
                 if await self._mark_connected(version):
                     logger.info("agent %s connected", self._label)
+                    self._server.live.agent_connected(agent_id)
                     await self._serve()
                 else:  # between the token's check and here
                     self._stream.explain("this agent was removed, or its token replaced", 1001)
@@ -91,9 +93,14 @@ class AgentConnection:
         service = AgentService(self._server, self._agent)
         settings = YamuxSettings(ping_interval=PING_SECONDS, ping_timeout=PING_SECONDS)
         async with RpcConnection(
-            self._stream, client=False, settings=settings, on_alive=lambda rtt: self._server.presence.seen(agent_id)
+            self._stream, client=False, settings=settings, on_alive=partial(self._alive, agent_id)
         ) as connection:
+            connection.ping()  # the first latency for the dashboard; the next comes with the keepalive
             await connection.serve({**service.handlers(), **tailnet.handlers()})
+
+    def _alive(self, agent_id: UUID, rtt: float) -> None:
+        self._server.presence.seen(agent_id)
+        self._server.live.agent_heard(agent_id, rtt)
 
     async def _mark_connected(self, version: str) -> bool:
         async with self._server.database.write() as session:
@@ -105,6 +112,7 @@ class AgentConnection:
         if last_seen is None:
             return  # a newer connection is in charge
         logger.info("agent %s disconnected", self._label)
+        self._server.live.agent_left(agent_id)
         async with self._server.database.write() as session:
             await store.mark_disconnected(session, agent_id, last_seen, self._server.clock())
 

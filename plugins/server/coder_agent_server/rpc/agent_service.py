@@ -16,6 +16,7 @@ from coder_agent.protocols.tailnet.proto import agent_pb2 as pb
 from coder_agent.rpc import Handlers, RpcError, unary
 
 from ..deployment import Deployment
+from ..live.history import Session
 from ..path_rules import rules_for
 from ..store import agents as store
 from ..store.schema import Agent
@@ -100,6 +101,7 @@ class AgentService:
 
     async def update_lifecycle(self, request: pb.UpdateLifecycleRequest) -> Message:
         """A state change; the last one is kept, for agents do not repeat it after a reconnect."""
+        self._server.live.agent_changed(self._agent.id)
         lifecycle = request.lifecycle
         if lifecycle.state not in pb.Lifecycle.State.values() or lifecycle.state == pb.Lifecycle.STATE_UNSPECIFIED:
             raise RpcError(f"unknown lifecycle state: {lifecycle.state}")
@@ -111,6 +113,7 @@ class AgentService:
 
     async def update_stats(self, request: pb.UpdateStatsRequest) -> Message:
         """Traffic counts: they tell that the workspace is in use."""
+        self._server.live.agent_changed(self._agent.id)
         if request.stats.connection_count > 0:
             async with self._server.database.write() as session:
                 await touch_workspace(session, self._agent.workspace_id, self._server.clock())
@@ -174,6 +177,13 @@ class AgentService:
         except (ValueError, OverflowError):
             pass
         return self._server.clock()
+        self._server.live.session_changed(
+            self._agent.id,
+            connection.id.hex(),
+            Session(kind.lower(), connection.ip[:64], self._moment(connection.timestamp)),
+            opened=connected,
+            reason=connection.reason[:MAX_TEXT],
+        )
 
 
 def _level(level: int) -> str:

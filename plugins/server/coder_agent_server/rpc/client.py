@@ -12,8 +12,9 @@ from starlette.websockets import WebSocket
 from coder_agent.coordination.roles import ClientAuth
 from coder_agent.rpc import RpcConnection
 
-from ..auth import Principal
+from ..auth import Principal, caller_ip
 from ..deployment import Deployment, deployment
+from ..live.observatory import ClientFacts
 from ..problems import Problem
 from ..resume import InvalidResumeToken
 from ..routes.access import path_agent, signed_in
@@ -27,6 +28,9 @@ logger = logging.getLogger("coder_agent.server")
 DEFAULT_VERSION = "1.0"
 """What a client means that names no version; too old for us."""
 
+
+MAX_PROGRAM = 120
+"""Characters of a client's User-Agent that are kept for the dashboard."""
 
 def routes() -> list[BaseRoute]:
     """Routes under /api/v2."""
@@ -74,7 +78,22 @@ async def _serve(server: Deployment, socket: WebSocket, principal: Principal, ag
 
         forget = server.clients.add(agent.id, close)
         try:
+        facts = _facts(server, socket, principal, agent, peer_id)
+        server.live.client_came(facts)
             async with RpcConnection(stream, client=False) as connection:
                 await connection.serve(service.handlers())
         finally:
             forget()
+            server.live.client_left(facts)
+
+
+def _facts(server: Deployment, socket: WebSocket, principal: Principal, agent: Agent, peer_id: UUID) -> ClientFacts:
+    return ClientFacts(
+        peer_id=peer_id,
+        agent_id=agent.id,
+        user_id=principal.user.id,
+        username=principal.user.username,
+        address=caller_ip(socket),
+        program=socket.headers.get("user-agent", "")[:MAX_PROGRAM],
+        since=server.clock(),
+    )
