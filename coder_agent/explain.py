@@ -19,7 +19,6 @@ from .base.paths import PathKind
 from .hooks.events import PathExplained
 from .magicsock.status import PathStatus
 from .verdict.causes import Cause
-from .verdict.judge import judge
 from .verdict.situation import Attempt, Region, RelayFacts, Situation, Verdict
 
 if TYPE_CHECKING:
@@ -136,6 +135,8 @@ def situation_of(node: TailnetNode, key: NodePublic) -> Situation:
 
 def explain(node: TailnetNode, key: NodePublic, there: str = "the workspace") -> Verdict:
     """The verdict from what is known now. `there` names the peer in the texts."""
+    from .verdict.judge import judge  # 1 MB that a node without peers need not hold
+
     return judge(situation_of(node, key), there)
 
 
