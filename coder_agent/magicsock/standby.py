@@ -7,7 +7,7 @@ doubt (an answer is missing, or a conversation begins), and by the second alone 
 down. A receiver that hears a peer by its second region knows that the peer has reason to doubt: it answers by both.
 
 All ours; Tailscale's nodes have one home. A stock peer is not connected to its second region: the relay there says so,
-and the region is used no more. The copies are absorbed by WireGuard's replay window.
+and the region is tried ever more rarely (one of ours may just have been about to connect). The copies are absorbed by WireGuard's replay window.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ SEEN_LATELY, ANSWER = 0.1, 1.0
 ends would keep each other sending twice); then it is answered by both for the second."""
 FORGOTTEN = 45.0
 """A conversation in which so long nothing was heard begins anew."""
+GONE_FOR, GONE_MOST = 1.0, 64.0
+"""A second region where the peer is not is left alone for so long: the first time, and at most (doubled each time)."""
 DOWN_BEFORE_MOVE = 2.0
 """A home that is down for so long is given up: one that restarts is back before."""
 
@@ -65,6 +67,12 @@ class _Peer:
     seen_at_home: float = NEVER
     answer_by: int = 0
     answer_until: float = NEVER
+    gone_until: float = NEVER
+    gone_for: float = 0.0
+
+    def second_at(self, now: float) -> int:
+        """The second region, unless the peer was found not to be there."""
+        return self.second if now >= self.gone_until else 0
 
 
 class Standby:
@@ -92,11 +100,15 @@ class Standby:
         self._peers.pop(key, None)
         self._look_at.pop(key, None)
 
-    def gone(self, key: NodePublic, region: int) -> None:
-        """A relay says that the peer is not connected there."""
+    def gone(self, key: NodePublic, region: int, now: float) -> float | None:
+        """A relay says that the peer is not connected there. If that was the only way that packets took: when the next
+        one may be tried there, else None."""
         peer = self._peers.get(key)
-        if peer is not None and peer.second == region:
-            peer.second = 0
+        if peer is None or peer.second != region or now < peer.gone_until:
+            return None
+        peer.gone_for = min(peer.gone_for * 2, GONE_MOST) if peer.gone_for else GONE_FOR
+        peer.gone_until = now + peer.gone_for
+        return peer.gone_until if peer.home in self.down else None
 
     def relay_changed(self, region: int, up: bool, now: float) -> None:
         """A connection of ours came up or went down."""
@@ -125,7 +137,8 @@ class Standby:
         peer.sent_at = now
         if key not in self._look_at and peer.second:
             self._look_at[key] = now + PULSE
-        other = peer.second if peer.second != region else peer.home
+        second = peer.second_at(now)
+        other = second if peer.second != region else peer.home
         if other and other not in self.down:
             if region in self.down:
                 return other, 0
@@ -148,6 +161,8 @@ class Standby:
         if peer is None:
             return False
         peer.heard_at = now
+        if region == peer.second:
+            peer.gone_until, peer.gone_for = NEVER, 0.0
         if peer.beginning:
             peer.beginning, peer.doubt_until = False, NEVER
         if region != self.second or not self.home or now - peer.seen_at_home < SEEN_LATELY:
@@ -175,7 +190,7 @@ class Standby:
     def note_flow(self, key: NodePublic, flow: Flow, now: float) -> bool:
         """How the conversation by relay goes. True: from now on packets go both ways; send the oldest again."""
         peer = self._peers.get(key)
-        if peer is None or not peer.second or flow.unanswered_since is None or now < peer.doubt_until + DOUBT_PAUSE:
+        if peer is None or not peer.second_at(now) or flow.unanswered_since is None or now < peer.doubt_until + DOUBT_PAUSE:
             return False
         allowed = max(PATIENCE, flow.rtt + MARGIN, min(flow.patience, flow.rtt + JITTER))
         if now - flow.unanswered_since < allowed:

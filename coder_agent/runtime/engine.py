@@ -181,7 +181,9 @@ class Engine:
         now = self._scheduler.time()
         too_big = error.errno == errno.EMSGSIZE
         if isinstance(path, DerpPath):
-            self.standby.gone(path.key, path.region)
+            again_at = self.standby.gone(path.key, path.region, now)
+            if again_at is not None:
+                self.device.hasten(path.key, again_at)
         self._carry_out(self.magicsock.send_failed(path, now, too_big=too_big), None, now)
 
     # ------------------------------------------------------------ from the node

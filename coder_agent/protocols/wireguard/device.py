@@ -154,6 +154,16 @@ class Device:
             self._rearm(state)
         return effects
 
+    def hasten(self, peer: NodePublic, when: float) -> None:
+        """Somebody said that what went out last did not arrive: repeat a handshake in progress at `when` already. Three
+        times at most for one handshake, then at WireGuard's own pace, or it would be given up too early."""
+        state = self._peers.get(peer)
+        if state is None or state.timers.retransmit_at == NEVER or state.attempts >= HASTY_ATTEMPTS:
+            return
+        state.quiet_until = min(state.quiet_until, when)
+        state.timers.initiate_at(min(state.timers.retransmit_at, when))
+        self._rearm(state)
+
     def _seal(
         self,
         peer: Peer,

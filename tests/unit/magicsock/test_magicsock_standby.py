@@ -132,12 +132,33 @@ def test_a_peer_that_is_at_home_in_our_second_region_gives_no_reason() -> None:
     assert standby.regions(BOB, SECOND, T + 1.1) == (SECOND, 0)
 
 
-def test_a_stock_peer_is_not_tried_again_where_it_is_not() -> None:
+def test_a_peer_that_is_not_at_its_second_region_is_tried_there_ever_more_rarely() -> None:
     standby = settled()
-    standby.gone(BOB, SECOND)
-    standby.relay_changed(HOME, False, T + 1)
-    assert standby.regions(BOB, HOME, T + 1) == (HOME, 0)
-    assert not standby.note_flow(BOB, Flow(unanswered_since=T), T + 2)
+    standby.relay_changed(HOME, False, T)
+    now = T + 1
+    for pause in (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 64.0):
+        assert standby.regions(BOB, HOME, now) == (SECOND, 0)
+        assert standby.gone(BOB, SECOND, now) == now + pause
+        assert standby.gone(BOB, SECOND, now + 0.1) is None, "one packet more that was under way"
+        assert standby.regions(BOB, HOME, now + pause - 0.1) == (HOME, 0)
+        assert not standby.note_flow(BOB, Flow(unanswered_since=T), now + pause - 0.1)
+        now += pause
+
+
+def test_one_that_is_heard_there_is_tried_there_at_once() -> None:
+    standby = settled()
+    standby.relay_changed(HOME, False, T)
+    for _ in range(3):
+        standby.gone(BOB, SECOND, T + 1)
+        standby.heard(BOB, SECOND, T + 1.1)
+        assert standby.regions(BOB, HOME, T + 1.1) == (SECOND, 0)
+
+
+def test_while_the_home_works_nothing_hangs_on_the_second() -> None:
+    standby = settled()
+    assert standby.gone(BOB, SECOND, T + 1) is None
+    assert standby.gone(BOB, HOME, T + 1) is None
+    assert standby.gone(NodePublic(bytes(32)), SECOND, T + 1) is None
 
 
 def test_looks_stop_when_nothing_moves_and_when_the_peer_goes() -> None:

@@ -119,3 +119,30 @@ def test_both_ends_slept(lag: float) -> None:
         sim.send(sender, to, PACKET)
         sim.run(2 * LATENCY)
         assert [packet[: len(PACKET)] for _, packet in sim.delivered[to]] == [PACKET]
+
+
+def test_a_handshake_that_did_not_arrive_is_hastened_three_times_and_then_goes_its_own_pace() -> None:
+    sim = SimWireGuard(fate=lambda _sender, _data: [])
+    a, key = sim.devices["a"], sim.keys["b"]
+    a.hasten(key, sim.now)
+    assert not sim.wire, "there is none in progress"
+    sim.send("a", "b", PACKET)
+    for _ in range(3):
+        began = len(sim.wire)
+        a.hasten(key, sim.now + 1.0)
+        sim.run(1.0 + LATENCY)
+        assert len(sim.wire) == began + 1
+    began = len(sim.wire)
+    a.hasten(key, sim.now + 1.0)
+    sim.run(REKEY_TIMEOUT - 2 * LATENCY - 1.0)
+    assert len(sim.wire) == began
+    sim.run(2.0)
+    assert len(sim.wire) == began + 1
+
+
+def test_a_handshake_is_not_hastened_to_a_later_time() -> None:
+    sim = SimWireGuard()
+    sim.send("a", "b", PACKET)
+    sim.devices["a"].hasten(sim.keys["b"], sim.now + 60)
+    sim.run(3 * LATENCY)
+    assert sim.devices["a"].can_send(sim.keys["b"])
