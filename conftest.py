@@ -2,7 +2,8 @@
 
 * anyio tests run on asyncio, the backend that the data path is tuned for.
 * In CI (``CI=true``) a test that needs a foreign program or a network namespace may not be skipped: a skip fails.
-* With ``pytest -n``, tests on real programs and kernels share one worker, so that they do not disturb each other.
+* With ``pytest -n``, tests in network namespaces share one worker and other tests on real programs another, so that they
+  disturb each other as little as two cores allow.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import pytest
 hypothesis.settings.register_profile("house", deadline=None)
 hypothesis.settings.load_profile("house")
 
-SYSTEM_MARKERS = ("foreign", "netns", "slow")
+PROGRAM_MARKERS = ("foreign", "slow")
 NEVER_SKIPPED_IN_CI = ("foreign", "netns")
 
 
@@ -44,8 +45,10 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if any(item.get_closest_marker(name) for name in SYSTEM_MARKERS):
-            item.add_marker(pytest.mark.xdist_group("system"))
+        if item.get_closest_marker("netns"):
+            item.add_marker(pytest.mark.xdist_group("netns"))
+        elif any(item.get_closest_marker(name) for name in PROGRAM_MARKERS):
+            item.add_marker(pytest.mark.xdist_group("programs"))
 
 
 def _in_ci() -> bool:
