@@ -148,6 +148,9 @@ class Network:
         if found is None or self._is_cut_off(sender) or self._is_cut_off(target):
             self.counters["relay-down"] += len(rows)
             return False
+        if sender in found.silent_for or target in found.silent_for:
+            self.counters["relay-silent"] += len(rows)
+            return False
         self._relays.carry(found, sender, target, list(rows), deliver)
         return True
 

@@ -160,9 +160,9 @@ class Host:
     else by the first of the target's family.
 
     `listen_port`: the fixed UDP port that its user asked for, 0 = none: then the main socket has `DEFAULT_PORT`.
-    `static`: endpoints from its configuration. `home`: its relay region. `allow_direct` False: a rule, quoted as
-    `direct_rule`, forbids direct paths. `asks_stun` False: it does not use STUN at all. `birthday` False: no
-    ports are guessed.
+    `static`: endpoints from its configuration. `home`: its relay region, `second`: the one it keeps beside (0 = none,
+    as stock nodes). `allow_direct` False: a rule, quoted as `direct_rule`, forbids direct paths. `asks_stun` False: it
+    does not use STUN at all. `birthday` False: no ports are guessed.
     """
 
     name: str
@@ -171,6 +171,7 @@ class Host:
     listen_port: int = 0
     static: tuple[AddrPort, ...] = ()
     home: int = 1
+    second: int = 0
     allow_direct: bool = True
     direct_rule: str = ""
     asks_stun: bool = True
@@ -190,13 +191,15 @@ class Host:
 @dataclass(frozen=True, slots=True)
 class Region:
     """A relay region. `latency`: seconds one way from any host to the relay, unless `latency_from` has (host, seconds)
-    for it; `rate` in bit/s per sender, 0 = unlimited. It has no loss: TCP carries it. `is_up` False: it is down."""
+    for it; `rate` in bit/s per sender, 0 = unlimited. It has no loss: TCP carries it. `is_up` False: it is down.
+    `silent_for`: hosts whose packets to and from it vanish, without a connection being closed."""
 
     number: int = 1
     latency: float = 0.015
     latency_from: tuple[tuple[str, float], ...] = ()
     rate: float = 0.0
     is_up: bool = True
+    silent_for: tuple[str, ...] = ()
 
     def latency_of(self, host: str) -> float:
         """Seconds one way from `host` to this relay."""

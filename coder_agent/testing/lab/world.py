@@ -12,6 +12,7 @@ Without a topology the nodes stand on the open Internet, joined by one link. Wit
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,8 @@ from .topology import Cut, Host, Interface, LinkRules, Region, Topology
 EPOCH = 1_700_000_000.0
 """Unix time at virtual time zero; WireGuard's handshakes carry it."""
 DIRECT = LinkRules(latency=0.0005)
+DOUBT_PATIENCE = 1.0
+"""Seconds that a relay has to answer when it is doubted (plugins/transport_derp, connection.py)."""
 RELAY_LATENCY = 0.001
 """Seconds from a node to the relay, where no topology says otherwise."""
 
@@ -110,11 +113,32 @@ class World:
     def relay(self, sender: VirtualNode, burst: Burst, path: DerpPath) -> None:
         """A burst leaves through the relay, as one run."""
         target = self._by_key.get(path.key)
-        if target is None or path.region != target.host.home:
+        if target is None:
+            return
+        if path.region not in (target.host.home, target.host.second):
+            self._say_gone(sender, path)
             return
         rows = [bytes(row) for row in burst.rows()]
         came_by = DerpPath(path.region, sender.key)
         self.network.relay(sender.name, rows, path.region, target.name, lambda: target.receive(rows, came_by))
+
+    def _say_gone(self, sender: VirtualNode, path: DerpPath) -> None:
+        """The relay answers that the peer is not there."""
+        error = OSError(errno.EHOSTUNREACH, "not connected to this relay")
+        answer = lambda: sender.sink.on_path_error(path, error)  # noqa: E731
+        self.network.relay(sender.name, [b""], path.region, sender.name, answer)
+
+    def kill_relay(self, region: int) -> None:
+        """The region goes down, and whoever is connected there notices."""
+        self.set_region(region, is_up=False)
+        for node in self._nodes:
+            node.engine.relay_changed(region, False)
+
+    def set_region(self, region: int, **changes: object) -> None:
+        """Change what a relay region is like."""
+        topology = self.network.topology
+        regions = tuple(replace(one, **changes) if one.number == region else one for one in topology.regions)  # type: ignore[arg-type]
+        self.network.reshape(replace(topology, regions=regions))
 
 
 @dataclass(slots=True)
@@ -168,6 +192,18 @@ class LabTransport:
     def keep_warm(self, region: int) -> None:
         """It always is."""
 
+    def doubt(self, region: int) -> None:
+        """A relay that says nothing for so long is found dead, as the real transport finds it."""
+        node = self.node
+        world = node.world
+
+        def look() -> None:
+            found = next((one for one in world.network.topology.regions if one.number == region), None)
+            if found is not None and (node.name in found.silent_for or not found.is_up):
+                node.engine.relay_changed(region, False)
+
+        world.call_at(world.now + DOUBT_PATIENCE, look)
+
     def forced_websocket(self) -> Mapping[int, str]:
         return {}
 
@@ -211,6 +247,7 @@ class VirtualNode:
         self.engine.relay = LabTransport(self, "relay")
         cores.stack.add_address(self.address)
         cores.magicsock.set_home(self.host.home)
+        self.engine.standby.home, self.engine.standby.second = self.host.home, self.host.second
         self._looker = Looker(world.network, self.name, seeded.randbytes, self._published)
         world.network.attach(self.name, self._received)
 
@@ -252,6 +289,7 @@ class VirtualNode:
     def _hear(self, other: VirtualNode, endpoints: Sequence[AddrPort]) -> None:
         engine, public = self.engine, other.disco.public()
         home, now = other.host.home, self.world.now
+        engine.standby.set_peer(other.key, home, other.host.second)
         engine.apply(engine.magicsock.upsert_peer(other.key, public, home=home, endpoints=endpoints, now=now))
 
     def _published(self, found: Found) -> None:
