@@ -19,6 +19,24 @@ if TYPE_CHECKING:
 UNKNOWN = "EUNKNOWN"
 """The code for what has none of its own."""
 
+REMEDIES: Mapping[str, str] = {
+    "EACS01": "set --access-url to the address that users and agents can reach",
+    "EACS02": "write --access-url like https://coder.example.com",
+    "EACS03": "check DNS, firewall, certificate and proxy between this server and its access URL",
+    "EACS04": "see what answers there: a reverse proxy, a login page, another server",
+    "EWS01": "let the reverse proxy pass the headers Upgrade and Connection, over HTTP/1.1",
+    "EWS02": "let the reverse proxy keep idle WebSockets open, and buffer nothing",
+    "EWS03": "something in between rewrites WebSocket messages: take it out of the way",
+    "EDB01": "see the server's log; check that the disk is not full and the database's machine is up",
+    "EDB02": "look at the disk and the load of the database's machine",
+    "EDERP01": "let the reverse proxy pass `Upgrade: DERP`, or accept slower relayed connections",
+    "EDERP02": "see why that relay does not answer; others carry its users meanwhile, if its region has any",
+    "ESTUN01": "open UDP to a STUN server of the relay map (the server's own is UDP 3478), or name one",
+    "ESTUN02": "the server is behind a hard NAT: forward a UDP port to it if it must have direct connections",
+    "EIF01": "raise that interface's MTU",
+}
+"""What to do about a code, as CLI and dashboard say it. Sources of the codes: coder coderd/healthcheck/health/model.go."""
+
 
 class Severity(IntEnum):
     """How bad it is; the greater, the worse."""

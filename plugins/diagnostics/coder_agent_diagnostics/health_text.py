@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from coder_agent.hooks.health import REMEDIES
+
 Document = Mapping[str, Any]
 
 KNOWN = ("derp", "access_url", "websocket", "database", "workspace_proxy", "provisioner_daemons")
@@ -16,23 +18,6 @@ TITLES = {
     "workspace_proxy": "workspace proxies",
     "provisioner_daemons": "provisioners",
 }
-ADVICE = {
-    "EACS01": "set --access-url to the address that users and agents can reach",
-    "EACS02": "write --access-url like https://coder.example.com",
-    "EACS03": "check DNS, firewall, certificate and proxy between this server and its access URL",
-    "EACS04": "see what answers there: a reverse proxy, a login page, another server",
-    "EWS01": "let the reverse proxy pass the headers Upgrade and Connection, over HTTP/1.1",
-    "EWS02": "let the reverse proxy keep idle WebSockets open, and buffer nothing",
-    "EWS03": "something in between rewrites WebSocket messages: take it out of the way",
-    "EDB01": "see the server's log; check that the disk is not full and the database's machine is up",
-    "EDB02": "look at the disk and the load of the database's machine",
-    "EDERP01": "let the reverse proxy pass `Upgrade: DERP`, or accept slower relayed connections",
-    "EDERP02": "see why that relay does not answer; others carry its users meanwhile, if its region has any",
-    "ESTUN01": "open UDP to a STUN server of the relay map (the server's own is UDP 3478), or name one",
-    "ESTUN02": "the server is behind a hard NAT: forward a UDP port to it if it must have direct connections",
-    "EIF01": "raise that interface's MTU",
-}
-"""What to do about a code. Sources of the codes: coder coderd/healthcheck/health/model.go."""
 
 
 def sections(report: Document) -> Iterator[tuple[str, Document]]:
@@ -122,7 +107,7 @@ def _of_section(section: Document) -> Iterator[str]:
 
 
 def _advised(level: str, code: str, text: str) -> str:
-    advice = ADVICE.get(code)
+    advice = REMEDIES.get(code)
     return f"{level} {text}" + (f"\n      what to do: {advice}" if advice else "")
 
 
