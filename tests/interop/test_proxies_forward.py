@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -228,3 +229,34 @@ def test_a_proxy_that_dies_comes_back(tmp_path: Path) -> None:
         place.deployment.start(machine, "tinyproxy", "-d", "-c", str(tmp_path / "tinyproxy.conf"))
         until("a pong", lambda: place.deployment.user.coder("ping", "dev", "-n", "1").code == 0 or None)
         nobody_went_round(place)
+
+
+@pytest.mark.parametrize("kind", ["http", "socks5"])
+def test_a_server_fetches_its_relay_map_through_the_proxy(kind: str, tmp_path: Path) -> None:
+    """--derp-config-url on a machine that reaches nothing but the proxy."""
+    program = {"http": "tinyproxy", "socks5": "microsocks"}[kind]
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+    with Lab() as lab:
+        server, middle, outside = (lab.host(name) for name in ("server", "proxy", "web"))
+        lab.switch(server, middle, outside)
+        port = 3128 if kind == "http" else 1080
+        lock_in(server, middle.address4, port)
+        web = tmp_path / "web"
+        web.mkdir()
+        node = {"Name": "901a", "RegionID": 901, "HostName": "relay.lab.example"}
+        region = {"RegionID": 901, "RegionCode": "lab", "RegionName": "Lab", "Nodes": [node]}
+        (web / "derpmap.json").write_text(json.dumps({"Regions": {"901": region}}))
+        with Deployment(tmp_path, server.address4, (server, server, server)) as place:
+            files = place.start(
+                Machine(web, outside), sys.executable, "-m", "http.server", "8000", "--bind", outside.address4
+            )
+            files.wait_for("Serving HTTP")
+            place.start(Machine(tmp_path / "proxy", middle), *proxy_command(kind, tmp_path, middle.address4, port))
+            proxy = f"{kind}://bob:{PASSWORD}@{middle.address4}:{port}"
+            place.server = Inside(tmp_path / "server", server, {"HTTP_PROXY": proxy})
+            place.start_server("--derp-config-url", f"http://{outside.address4}:8000/derpmap.json")
+            files.wait_for(r'"GET /derpmap\.json HTTP/1\.1" 200')
+            remembered = json.loads((tmp_path / "server" / "data" / "derp-maps.json").read_text())
+            assert list(remembered["derp-config-url"]["Regions"]) == ["901"]
+            assert went_round(server) == 0
