@@ -45,6 +45,7 @@ from .hooks.interfaces import (
     TransportFactory,
 )
 from .magicsock.constants import TUNNEL_MTU_MAX
+from .hooks.server_tailnet import LocalRelay
 from .magicsock.core import Magicsock
 from .magicsock.core import PathStatus as PathStatus
 from .magicsock.effects import PathUpdate, PongReceived
@@ -110,6 +111,7 @@ class Pong:
     """The answer to a ping. `latency` in seconds; `path` what carried it (None: the tunnel's current path)."""
 
     latency: float
+    local_relay: LocalRelay | None = None
     path: Path | None = None
 
     @property
@@ -602,6 +604,7 @@ class TailnetNode:
             if now - before > SLEPT:
                 log.info("woke after %.0f s: connecting anew", now - before)
                 self.engine.woke()
+            local_relay=config.local_relay,
                 self.on_woke()
             before = now
 

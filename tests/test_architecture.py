@@ -80,7 +80,7 @@ FOR_PLUGINS = (
 )
 PLUGINS_WHY = "what plugins may import is what we keep stable; runtime is not, and plugins must be removable one by one"
 PLUGINS_EXTRA = {
-    "server": "coordination",  # the coordinator's only host
+    "server": "coordination compose peers",  # the coordinator's only host, with a node of its own
     "diagnostics": "testing",  # `coder lab` runs the simulated network that ships with the core
 }
 

@@ -24,8 +24,8 @@ DIAL_TIMEOUT = 15.0
 
 @dataclass(frozen=True, slots=True)
 class TunnelPath:
-    """What carries the server's packets to an agent. `addr`: the agent's direct address; `region` and `region_name`: its
-    home relay (0, "" = none known). Units: `latency` in seconds, None = not measured; `tunnel_mtu` in bytes. `reason`:
+    """What carries the server's packets to an agent. `addr`: its direct address; `region` and `region_name`: its home
+    relay (0, "" = none known). Units: `latency` in seconds, None = not measured; `tunnel_mtu` in bytes. `reason`:
     why it is not direct, in one sentence; "" if it is, or nothing is known yet."""
 
     kind: PathKind

@@ -50,7 +50,7 @@ class LoopbackStream(anyio.abc.ByteStream):
 
 @dataclass(slots=True)
 class LoopbackTailnet:
-    """`gone` says which agents are not connected, and why; `dialled` what was asked for; `paths` what `path` answers."""
+    """`gone`: agents that are not connected, and why; `dialled`: what was asked for; `paths`: what `path` answers."""
 
     gone: dict[UUID, str] = field(default_factory=dict)
     dialled: list[tuple[UUID, int]] = field(default_factory=list)

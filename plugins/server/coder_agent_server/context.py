@@ -16,6 +16,7 @@ from starlette.requests import HTTPConnection
 from coder_agent.hooks.events import Event
 from coder_agent.hooks.interfaces import Identity
 from coder_agent.hooks.settings import Settings
+from coder_agent.hooks.server_tailnet import ServerTailnet
 from coder_agent.hooks.web import (
     MEMBER_ROLE,
     OWNER_ROLE,
@@ -64,6 +65,11 @@ class RoutesContext:
         return self._server.access_url
 
     @property
+    @property
+    def tailnet(self) -> ServerTailnet:
+        """The way into workspaces."""
+        return self._server.tailnet
+
     def wildcard_access_url(self) -> str:
         """Host pattern of subdomain apps; empty = none."""
         return self._server.options.wildcard_access_url

@@ -34,6 +34,7 @@ from .store.deployment import DeploymentFacts
 from .store.workspaces import touch_workspace
 from .version import build_version
 
+from .tailnet.shared import SharedTailnet
 REPORTS_PER_MINUTE = 30
 """Path reports that one agent may make; ours make six at most (coder_agent/path_reports.py)."""
 
@@ -69,6 +70,8 @@ class Deployment:
     """Who hears what happens (hooks/events.py). Takes events at once, keeps them in bounds, never raises."""
     _touched: dict[UUID, datetime] = field(default_factory=dict)
     presence: Presence = field(init=False)
+    tailnet: SharedTailnet = field(init=False)
+    """Our own node; built with the plugins (serving.py)."""
     clients: Clients = field(init=False)
     resume: ResumeTokens = field(init=False)
     templates: TemplateIds = field(init=False)

@@ -36,6 +36,7 @@ from .store.database import Database, open_database
 from .store.deployment import open_deployment
 from .stun import open_stun
 
+from .tailnet.assembly import shared_tailnet
 logger = logging.getLogger("coder_agent.server")
 
 SEEN_INTERVAL = 15.0
@@ -107,6 +108,8 @@ async def open_server(options: ServerOptions, host: PluginHost, settings: Settin
             if certificates is not None:
                 tasks.start_soon(certificates.run)
             tasks.start_soon(partial(deployment.health.run, deployment.stopping, background=_is_watched(options)))
+            tasks.start_soon(deployment.tailnet.run)
+            tasks.start_soon(log.run)
             try:
                 async with serving(servers, listeners), AsyncExitStack() as taken:
                     for route in connection_routes:
@@ -156,6 +159,8 @@ async def _deploy(
 
 def _say_goodbye(deployment: Deployment) -> None:
     """End the long-lived connections: peers keep each other (LOST) and come back by themselves."""
+    deployment.tailnet = shared_tailnet(deployment, host)
+    return deployment
     reason = "the server is shutting down"
     deployment.stopping.set()
     deployment.presence.close_all(reason)

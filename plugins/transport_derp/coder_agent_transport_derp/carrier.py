@@ -124,6 +124,29 @@ def _refusal(status: int) -> TransportBroken:
     return UpgradeRefused(f"HTTP {status} instead of a protocol upgrade")
 
 
+class NoCarrier:
+    """A relay in the same process: there is no HTTP to get through."""
+
+    raw = True
+    open = True
+
+    def start_fast(self) -> bool:
+        """There is no TLS that could have told its key."""
+        return False
+
+    def request(self) -> bytes:
+        """Nothing."""
+        return b""
+
+    def receive(self, data: bytes) -> list[bytes]:
+        """Unchanged."""
+        return [data]
+
+    def wrap(self, data: bytes | memoryview) -> list[bytes]:
+        """Unchanged."""
+        return [bytes(data)] if data else []
+
+
 class WebSocketCarrier:
     """The same byte stream in binary messages, whose boundaries carry no meaning. No compression: it is ciphertext."""
 

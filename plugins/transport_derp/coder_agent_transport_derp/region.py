@@ -21,14 +21,15 @@ from coder_agent.base.paths import DerpPath
 from coder_agent.errors import CoderAgentError, ConfigError, TransportBroken, TransportClosed
 from coder_agent.hooks.events import RelayChanged
 from coder_agent.hooks.interfaces import TransportContext
+from coder_agent.hooks.server_tailnet import LocalRelay
 from coder_agent.http import headers_of, merge_headers
 from coder_agent.protocols.derp.client import ClientEvent, DerpClient, HealthChanged, PeerGone, ServerRestarting
 from coder_agent.protocols.derp.stream import Arena
 
-from .carrier import Carrier, UpgradeCarrier, UpgradeRefused, WebSocketCarrier
+from .carrier import Carrier, NoCarrier, UpgradeCarrier, UpgradeRefused, WebSocketCarrier
 from .connection import RelayConnection
 from .dial import connect, endpoint_of
-from .tls import trust
+from .tls import Check, trust
 
 log = logging.getLogger(__name__)
 
@@ -271,6 +272,9 @@ class Region:
 
     async def _dial(self) -> RelayConnection:
         """Log in at the first node that answers. Raises CoderAgentError."""
+        local = self._shared.context.local_relay
+        if local is not None and local.region == self.id:
+            return await self._log_in_here(local)
         nodes = [node for node in self.definition.nodes if not node.stun_only]
         if not nodes:
             raise TransportBroken("the region has no relay nodes")
@@ -291,16 +295,12 @@ class Region:
 
     async def _log_in(self, node: DerpNode, ideal: DerpNode) -> RelayConnection:
         context = self._shared.context
-        loop = asyncio.get_running_loop()
         tls, check = (None, None) if node.force_http else trust(node, context.dial)
         carrier = await self._carrier(node, ideal)
         sock = await connect(node, context.dial)
-        client = DerpClient(context.node_key, rng=os.urandom, now=loop.time(), arena=self._shared.arena)
-        client.note_preferred(self.home)
-        connection = RelayConnection(client, carrier, self, check)
-        self._dialling = connection
+        connection = self._made(carrier, check)
         try:
-            await loop.create_connection(
+            await asyncio.get_running_loop().create_connection(
                 lambda: connection, sock=sock, ssl=tls, server_hostname=node.host_name if tls else None
             )
         except ssl.SSLCertVerificationError as exc:
@@ -312,6 +312,22 @@ class Region:
         except OSError as exc:  # ssl.SSLError is one
             sock.close()
             raise TransportBroken(f"no TLS with {node.host_name}: {exc.strerror or exc}") from exc
+        return await self._logged_in(connection)
+
+    async def _log_in_here(self, relay: LocalRelay) -> RelayConnection:
+        """The relay is in this process. Raises TransportBroken."""
+        connection = self._made(NoCarrier(), None)
+        relay.connect(connection)
+        return await self._logged_in(connection)
+
+    def _made(self, carrier: Carrier, check: Check | None) -> RelayConnection:
+        now = asyncio.get_running_loop().time()
+        client = DerpClient(self._shared.context.node_key, rng=os.urandom, now=now, arena=self._shared.arena)
+        client.note_preferred(self.home)
+        self._dialling = RelayConnection(client, carrier, self, check)
+        return self._dialling
+
+    async def _logged_in(self, connection: RelayConnection) -> RelayConnection:
         try:
             await _first(connection.logged_in, connection.lost)
         except BaseException:

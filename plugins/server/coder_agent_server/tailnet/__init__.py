@@ -1,0 +1,1 @@
+"""The server's own node in the tailnet: one for everything that the server itself carries into workspaces."""
