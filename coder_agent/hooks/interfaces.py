@@ -491,6 +491,11 @@ class ServerContext(Protocol):
         """A port that `visitor` may open. What is not shared has the level `owner`. None as in `find_agent`."""
         ...
 
+    def watch_key(self, visitor: Identity, close: Callable[[str], None]) -> Callable[[], None]:
+        """Call `close` with a reason, once, when the visitor's key is revoked: what goes on for long must end then.
+        `close` must not wait. Returns the call that ends the watch."""
+        ...
+
     async def issue_key(self, visitor: Identity, scope: str, lifetime: float) -> str:
         """A new key of `visitor` with this scope, good for `lifetime` seconds at most: it ends with the visitor's own
         key. Raises ValueError if the visitor's scope does not cover it."""

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Mount, Route, Router, WebSocketRoute
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
 from .deployment import Deployment
+from .front import Front, FrontRules
 from .problems import Problem, on_bug, on_http_exception, on_problem
-from .routes import agents, debug, keys, meta, pages, paths, relay, users, workspaces
+from .redirects import redirect_rule
+from .routes import agents, apps, connection_log, debug, keys, meta, pages, paths, port_shares, relay, users, workspaces
 from .rpc import agent as agent_rpc
 from .rpc import client as client_rpc
 from .rpc.sockets import refuse
-
-VERSION_HEADER = "X-Coder-Build-Version"
-"""Without it on a 404, `coder login` says that this is not a coder instance."""
 
 
 def build_app(server: Deployment, plugin_routes: Sequence[BaseRoute] = ()) -> ASGIApp:
@@ -28,6 +27,9 @@ def build_app(server: Deployment, plugin_routes: Sequence[BaseRoute] = ()) -> AS
         *users.routes(),
         *keys.routes(),
         *workspaces.routes(),
+        *port_shares.routes(),
+        *apps.routes(),
+        *connection_log.routes(),
         *agent_rpc.routes(),
         *client_rpc.routes(),
         *paths.routes(),
@@ -51,28 +53,18 @@ def build_app(server: Deployment, plugin_routes: Sequence[BaseRoute] = ()) -> AS
     )
     app.router.redirect_slashes = False  # a redirect would answer a stock client's POST with another method
     app.state.deployment = server
-    return VersionHeader(app, server.version)
+    return Front(app, front_rules(server), server.tally)
 
 
-class VersionHeader:
-    """Adds the version to every reply: pages, errors, upgrades, refused WebSockets."""
-
-    _STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
-
-    def __init__(self, app: ASGIApp, version: str) -> None:
-        self._app = app
-        self._version = version
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-
-        async def send_with_version(message: Message) -> None:
-            if message["type"] in self._STARTS:
-                message.setdefault("headers", [])
-                MutableHeaders(scope=message)[VERSION_HEADER] = self._version
-            await send(message)
-
-        await self._app(scope, receive, send_with_version)
+def front_rules(server: Deployment) -> FrontRules:
+    """What holds for every request."""
+    options = server.options
+    rules = FrontRules(server.version, options.proxies, options.hsts)
+    if not options.redirect_to_access_url:
+        return rules
+    by_scheme = options.tls is not None or bool(options.proxies.headers)
+    redirect = redirect_rule(server.access_url, options.wildcard_access_url, by_scheme=by_scheme)
+    return replace(rules, redirect=redirect)
 
 
 async def unknown_socket(socket: WebSocket) -> None:

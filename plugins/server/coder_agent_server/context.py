@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,8 @@ from starlette.requests import HTTPConnection
 
 from coder_agent.hooks.events import Event
 from coder_agent.hooks.interfaces import Identity
-from coder_agent.hooks.settings import Settings
 from coder_agent.hooks.server_tailnet import ServerTailnet
+from coder_agent.hooks.settings import Settings
 from coder_agent.hooks.web import (
     MEMBER_ROLE,
     OWNER_ROLE,
@@ -65,11 +66,11 @@ class RoutesContext:
         return self._server.access_url
 
     @property
-    @property
     def tailnet(self) -> ServerTailnet:
         """The way into workspaces."""
         return self._server.tailnet
 
+    @property
     def wildcard_access_url(self) -> str:
         """Host pattern of subdomain apps; empty = none."""
         return self._server.options.wildcard_access_url
@@ -101,6 +102,10 @@ class RoutesContext:
         """The peer's address, or what a trusted reverse proxy says."""
         assert isinstance(connection, HTTPConnection)
         return caller_ip(connection)
+
+    def watch_key(self, visitor: Identity, close: Callable[[str], None]) -> Callable[[], None]:
+        """Call `close` when the visitor's key is revoked."""
+        return self._server.revocations.watch(visitor.key_id, close)
 
     async def issue_key(self, visitor: Identity, scope: str, lifetime: float) -> str:
         """A narrower key for the same user, which ends no later than the one it comes from."""

@@ -21,6 +21,7 @@ from .clients import Clients
 from .derp_map import LiveDerpMap
 from .documents.agents import AgentView
 from .documents.workspaces import TemplateIds
+from .front import Tally
 from .health.monitor import HealthMonitor
 from .limits import RateLimit
 from .live.observatory import Observatory
@@ -29,12 +30,13 @@ from .passwords import Passwords
 from .path_reports import ReportBoard
 from .presence import Presence
 from .resume import ResumeTokens
+from .revocation import Revocations
 from .store.database import Database
 from .store.deployment import DeploymentFacts
 from .store.workspaces import touch_workspace
+from .tailnet.shared import SharedTailnet
 from .version import build_version
 
-from .tailnet.shared import SharedTailnet
 REPORTS_PER_MINUTE = 30
 """Path reports that one agent may make; ours make six at most (coder_agent/path_reports.py)."""
 
@@ -68,10 +70,12 @@ class Deployment:
     """Set when the server is going away: whatever would go on for ever ends then."""
     observers: list[EventSink] = field(default_factory=list)
     """Who hears what happens (hooks/events.py). Takes events at once, keeps them in bounds, never raises."""
-    _touched: dict[UUID, datetime] = field(default_factory=dict)
-    presence: Presence = field(init=False)
     tailnet: SharedTailnet = field(init=False)
     """Our own node; built with the plugins (serving.py)."""
+    _touched: dict[UUID, datetime] = field(default_factory=dict)
+    revocations: Revocations = field(default_factory=Revocations)
+    tally: Tally = field(default_factory=Tally)
+    presence: Presence = field(init=False)
     clients: Clients = field(init=False)
     resume: ResumeTokens = field(init=False)
     templates: TemplateIds = field(init=False)

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -23,6 +23,7 @@ from coder_agent.cli.listening import require_tls_files, require_tls_pair
 from coder_agent.errors import ConfigError
 
 from .settings import ServerSettings
+from .trusted_proxies import ADDRESS_HEADERS, TrustedProxies, known_headers
 
 STUN_PORT = 3478
 """RFC 8489 §18.6."""
@@ -85,6 +86,10 @@ class ServerOptions:
     hostname_prefix: str
     hostname_suffix: str
     secure_cookie: bool
+    redirect_to_access_url: bool
+    proxies: TrustedProxies
+    hsts: str
+    """Value of Strict-Transport-Security; empty = none."""
     api_rate_limit: int
     login_rate_limit: int
     session_duration: timedelta
@@ -130,6 +135,9 @@ def resolve_options(settings: ServerSettings, default_data_dir: Callable[[], Pat
         hostname_prefix=settings.ssh_hostname_prefix,
         hostname_suffix=settings.workspace_hostname_suffix.strip("."),
         secure_cookie=settings.secure_auth_cookie,
+        redirect_to_access_url=_redirect(settings),
+        proxies=_proxies(settings),
+        hsts=_hsts(settings),
         api_rate_limit=settings.api_rate_limit,
         login_rate_limit=settings.login_rate_limit,
         session_duration=timedelta(hours=max(1, settings.session_duration_hours)),
@@ -198,6 +206,50 @@ def _tls(settings: ServerSettings) -> TlsOptions | None:
     return TlsOptions(parse_address("tls_address", settings.tls_address), Path(cert), Path(key))
 
 
+def _redirect(settings: ServerSettings) -> bool:
+    if settings.redirect_to_access_url and not settings.access_url:
+        raise ConfigError("redirect_to_access_url is on, but there is no access URL", hint="set --access-url")
+    return settings.redirect_to_access_url
+
+
+def _proxies(settings: ServerSettings) -> TrustedProxies:
+    known, unknown = known_headers(_split(settings.proxy_trusted_headers))
+    if unknown:
+        raise ConfigError(
+            f"proxy_trusted_headers: {unknown[0]!r} is not understood", hint=f"known are {', '.join(ADDRESS_HEADERS)}"
+        )
+    origins = []
+    for text in _split(settings.proxy_trusted_origins):
+        try:
+            origins.append(ip_network(text, strict=False))
+        except ValueError as exc:
+            raise ConfigError(f"proxy_trusted_origins: {exc}", hint="write it like 10.0.0.0/8") from exc
+    if origins and not known:
+        raise ConfigError(
+            "proxy_trusted_origins is set, but no header is trusted", hint="set --proxy-trusted-headers X-Forwarded-For"
+        )
+    return TrustedProxies(tuple(origins), known)
+
+
+def _hsts(settings: ServerSettings) -> str:
+    if settings.strict_transport_security <= 0:
+        return ""
+    parts = [f"max-age={settings.strict_transport_security}"]
+    names = {"includesubdomains": "includeSubDomains", "preload": "preload"}
+    for option in _split(settings.strict_transport_security_options):
+        if option.lower() not in names:
+            raise ConfigError(
+                f"strict_transport_security_options: {option!r} is not understood",
+                hint=f"known are {', '.join(names.values())}",
+            )
+        parts.append(names[option.lower()])
+    return "; ".join(parts)
+
+
+def _split(texts: Sequence[str]) -> list[str]:
+    return [part.strip() for text in texts for part in text.split(",") if part.strip()]
+
+
 def _rules(settings: ServerSettings) -> PathRules:
     never, only = settings.block_direct_connections, settings.require_direct_connections
     if never and only:
@@ -226,7 +278,7 @@ def _relay(settings: ServerSettings) -> RelayOptions:
 
 
 def _stun_servers(texts: Sequence[str]) -> tuple[HostPort, ...]:
-    wanted = [part.strip() for text in texts for part in text.split(",") if part.strip()]
+    wanted = _split(texts)
     if DISABLE in wanted:
         return ()
     return tuple(parse_address("derp_server_stun_addresses", text, STUN_PORT) for text in wanted)

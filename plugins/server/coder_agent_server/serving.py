@@ -23,6 +23,7 @@ from coder_agent.hooks.web_apps import ConnectionRoute
 
 from .app import build_app
 from .certificates import Certificates
+from .connection_log import ConnectionLogWriter
 from .context import RoutesContext
 from .deployment import Deployment, utc_now
 from .derp_map import LiveDerpMap, build_derp_map
@@ -35,8 +36,8 @@ from .store.agents import record_seen
 from .store.database import Database, open_database
 from .store.deployment import open_deployment
 from .stun import open_stun
-
 from .tailnet.assembly import shared_tailnet
+
 logger = logging.getLogger("coder_agent.server")
 
 SEEN_INTERVAL = 15.0
@@ -84,6 +85,8 @@ async def open_server(options: ServerOptions, host: PluginHost, settings: Settin
         )
         deployment = await _deploy(options, host, settings, access_url, database, await keeper.start())
         furnish(deployment, host, keeper.failures)
+        log = ConnectionLogWriter(database, deployment.clock)
+        deployment.observers.append(log)
         certificates = Certificates(tls, options.tls, deployment.relay) if tls and options.tls else None
         if certificates is not None:
             certificates.start()
@@ -105,11 +108,11 @@ async def open_server(options: ServerOptions, host: PluginHost, settings: Settin
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_keep_seen, deployment)
             tasks.start_soon(keeper.run)
+            tasks.start_soon(deployment.tailnet.run)
+            tasks.start_soon(log.run)
             if certificates is not None:
                 tasks.start_soon(certificates.run)
             tasks.start_soon(partial(deployment.health.run, deployment.stopping, background=_is_watched(options)))
-            tasks.start_soon(deployment.tailnet.run)
-            tasks.start_soon(log.run)
             try:
                 async with serving(servers, listeners), AsyncExitStack() as taken:
                     for route in connection_routes:
@@ -125,6 +128,7 @@ async def open_server(options: ServerOptions, host: PluginHost, settings: Settin
             finally:
                 tasks.cancel_scope.cancel()
         await _save_seen(deployment)
+        await log.flush()
 
 
 def _reload(keeper: DerpMapKeeper, certificates: Certificates | None) -> None:
@@ -143,7 +147,7 @@ async def _deploy(
 ) -> Deployment:
     async with database.write() as session:
         facts = await open_deployment(session, utc_now())
-    return Deployment(
+    deployment = Deployment(
         options=options,
         settings=settings,
         access_url=access_url.text,
@@ -155,12 +159,12 @@ async def _deploy(
         authenticators=host.authenticators(settings),
         observers=[host.emit],
     )
+    deployment.tailnet = shared_tailnet(deployment, host)
+    return deployment
 
 
 def _say_goodbye(deployment: Deployment) -> None:
     """End the long-lived connections: peers keep each other (LOST) and come back by themselves."""
-    deployment.tailnet = shared_tailnet(deployment, host)
-    return deployment
     reason = "the server is shutting down"
     deployment.stopping.set()
     deployment.presence.close_all(reason)

@@ -63,7 +63,23 @@ class ServerSettings(BaseModel):
     )
     ssh_hostname_prefix: str = _setting("coder.", "CODER_SSH_HOSTNAME_PREFIX", "Host prefix that config-ssh writes.")
     workspace_hostname_suffix: str = _setting("coder", "CODER_WORKSPACE_HOSTNAME_SUFFIX", "Suffix of workspace names.")
+    redirect_to_access_url: bool = _setting(
+        False, "CODER_REDIRECT_TO_ACCESS_URL", "Requests for another host or by plain HTTP are sent to the access URL."
+    )
+    proxy_trusted_headers: list[str] = _setting(
+        [], "CODER_PROXY_TRUSTED_HEADERS", "Headers in which trusted proxies name the visitor, such as X-Forwarded-For."
+    )
+    proxy_trusted_origins: list[str] = _setting(
+        [], "CODER_PROXY_TRUSTED_ORIGINS", "Networks (CIDR) of reverse proxies whose headers are believed."
+    )
+    strict_transport_security: int = _setting(
+        0, "CODER_STRICT_TRANSPORT_SECURITY", "Seconds for which browsers shall insist on HTTPS; 0 = they are not told."
+    )
+    strict_transport_security_options: list[str] = _setting(
+        [], "CODER_STRICT_TRANSPORT_SECURITY_OPTIONS", "includeSubDomains, preload."
+    )
     secure_auth_cookie: bool = _setting(False, "CODER_SECURE_AUTH_COOKIE", "Send the session cookie over HTTPS only.")
     api_rate_limit: int = _setting(512, "CODER_API_RATE_LIMIT", "Requests per minute and user or IP; negative = off.")
     login_rate_limit: int = _setting(60, "CODER_LOGIN_RATE_LIMIT", "Sign-ins per minute and IP; negative = off.")
+    log_json: str = _setting("", "CODER_LOGGING_JSON", "File for log lines as JSON; /dev/stderr for the terminal.")
     session_duration_hours: int = _setting(24, "CODER_SESSION_DURATION_HOURS", "How long an idle session lives.")

@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 import httpx2
 import pytest
-from coder_agent_server.app import VERSION_HEADER
+from coder_agent_server.front import VERSION_HEADER
 from coder_agent_server.testing import PASSWORD, Api, Server, first_user, run_server
 from coder_agent_server.tokens import ApiToken
 

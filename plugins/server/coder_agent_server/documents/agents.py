@@ -12,6 +12,7 @@ from coder_agent.base.node import Node
 
 from ..store.schema import Agent, AgentLog
 from . import Document, maybe_moment, moment
+from .apps import app_document
 
 INACTIVE_TIMEOUT = timedelta(seconds=30)
 """An agent that was not heard for so long is disconnected: two pings of 15 s. Source: coder coderd/coderd.go."""
@@ -103,7 +104,7 @@ def agent_document(agent: Agent, resource_id: UUID, view: AgentView) -> Document
         "scripts": [],
         "startup_script_behavior": "non-blocking",
         "latency": _latency(view.node(agent.id), view.derp_map) if status == "connected" else {},
-        "apps": [],
+        "apps": [app_document(app, agent) for app in agent.apps],
     }
 
 

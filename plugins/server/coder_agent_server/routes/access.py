@@ -9,14 +9,15 @@ from starlette.requests import HTTPConnection
 from ..auth import Principal, caller_ip, presented_token, refuse_cross_site, user_of
 from ..deployment import Deployment, deployment
 from ..problems import Problem, not_found
+from ..scopes import Need, covers
 from ..store import accounts, agents, workspaces
 from ..store.schema import Agent, User, Workspace
 
 SIGNED_OUT = "You are signed out or your session has expired. Please sign in again to continue."
 
 
-async def signed_in(connection: HTTPConnection) -> Principal:
-    """The user who asks. Raises Problem 401, 403 (another site's page), 429."""
+async def signed_in(connection: HTTPConnection, need: Need = Need.ALL) -> Principal:
+    """The user who asks, whose key must cover `need`. Raises Problem 401, 403 (another site's page), 404, 429."""
     server = deployment(connection)
     principal = await maybe_signed_in(connection)
     if principal is None:
@@ -26,6 +27,8 @@ async def signed_in(connection: HTTPConnection) -> Principal:
         raise Problem(401, SIGNED_OUT, detail=detail)
     server.api_limit.check(principal.user.id)
     refuse_cross_site(connection, server.access_url)
+    if not covers(principal.key_scope, need):
+        raise not_found()
     return principal
 
 

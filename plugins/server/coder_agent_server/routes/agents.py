@@ -20,9 +20,11 @@ from ..documents.agents import agent_document, log_document
 from ..documents.deployment import connection_document
 from ..problems import Problem, invalid
 from ..rpc.sockets import refuse
+from ..scopes import Need
 from ..store import agents as store
 from ..store.schema import AgentLog
 from .access import path_agent, signed_in
+from .audit import audit
 from .event_stream import PING_INTERVAL, EventStream, silence
 from .paging import MAX_PAGE
 
@@ -53,36 +55,39 @@ def routes() -> list[BaseRoute]:
 
 async def get_agent(request: Request) -> Response:
     """The agent document; clients poll it while they wait."""
-    agent = await path_agent(request, await signed_in(request))
+    agent = await path_agent(request, await signed_in(request, Need.READ))
     return JSONResponse(agent_document(agent, agent.workspace.resource_id, deployment(request).view()))
 
 
 async def agent_connection(request: Request) -> Response:
     """What a client needs before it dials an agent."""
-    agent = await path_agent(request, await signed_in(request))
+    agent = await path_agent(request, await signed_in(request, Need.CONNECT))
     return JSONResponse(connection_document(deployment(request), agent.workspace))
 
 
 async def generic_connection(request: Request) -> Response:
     """The same without an agent, for netcheck and ping."""
-    await signed_in(request)
+    await signed_in(request, Need.CONNECT)
     return JSONResponse(connection_document(deployment(request)))
 
 
 async def regenerate_token(request: Request) -> Response:
     """A new token for an agent, shown this once. Whoever uses the old one is disconnected."""
-    agent = await path_agent(request, await signed_in(request))
+    principal = await signed_in(request)
+    agent = await path_agent(request, principal)
     await read_json(request, NoBody)
     server = deployment(request)
     async with server.database.write() as session:
         token = await store.replace_token(session, agent.id, server.clock())
     server.presence.close(agent.id, "the token of this agent was replaced")
+    label = f"{agent.workspace.owner.username}/{agent.workspace.name}.{agent.name}"
+    audit(request, "write", "workspace_agent", f"{label} token", 201, principal)
     return JSONResponse({"agent_id": str(agent.id), "agent_name": agent.name, "token": str(token)}, 201)
 
 
 async def get_logs(request: Request) -> Response:
     """Start-up log lines after a given id."""
-    agent = await path_agent(request, await signed_in(request))
+    agent = await path_agent(request, await signed_in(request, Need.READ))
     after = _after(request.query_params.get("after", ""))
     logs = await _logs_after(deployment(request), agent.id, after)
     if request.query_params.get("format") == "text":
@@ -93,7 +98,7 @@ async def get_logs(request: Request) -> Response:
 async def follow_logs(socket: WebSocket) -> None:
     """Log lines as they come, each message a JSON array. Ends when the agent has started and all was sent."""
     try:
-        agent = await path_agent(socket, await signed_in(socket))
+        agent = await path_agent(socket, await signed_in(socket, Need.READ))
         after = _after(socket.query_params.get("after", ""))
     except Problem as problem:
         await refuse(socket, problem)
@@ -145,19 +150,19 @@ def _after(text: str) -> int:
 
 async def listening_ports(request: Request) -> Response:
     """Ports that programs in the workspace listen on. Not known here: the answer lies inside the tunnel."""
-    await path_agent(request, await signed_in(request))
+    await path_agent(request, await signed_in(request, Need.READ))
     return JSONResponse({"ports": []})
 
 
 async def containers(request: Request) -> Response:
     """Dev containers: none are managed here."""
-    await path_agent(request, await signed_in(request))
+    await path_agent(request, await signed_in(request, Need.READ))
     return JSONResponse({"containers": [], "devcontainers": []})
 
 
 async def watch_metadata(request: Request) -> Response:
     """Metadata of an agent as events; manifests ask for none, so there is never any."""
-    await path_agent(request, await signed_in(request))
+    await path_agent(request, await signed_in(request, Need.READ))
     return EventStream(silence(), poll_seconds=PING_INTERVAL, stopping=deployment(request).stopping)
 
 

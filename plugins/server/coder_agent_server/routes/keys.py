@@ -14,9 +14,11 @@ from ..bodies import read_json
 from ..deployment import deployment
 from ..documents.accounts import api_key_document
 from ..problems import Problem, invalid, not_found
+from ..scopes import OLD_NAMES, SCOPES
 from ..store import accounts
 from ..store.schema import ApiKey
 from .access import path_user, signed_in
+from .audit import audit
 
 KEY_LIFETIME = timedelta(days=7)
 """What `coder login --token` and the cli-auth page get. Source: coder docs, default token lifetime 168 h."""
@@ -56,11 +58,13 @@ async def create_key(request: Request) -> Response:
 
 async def create_token(request: Request) -> Response:
     """A named token with an end of its own."""
-    user = await path_user(request, await signed_in(request))
+    principal = await signed_in(request)
+    user = await path_user(request, principal)
     server = deployment(request)
     body = await read_json(request, NewTokenBody)
-    if body.scope != "all":
-        raise invalid("scope", "This must be all: narrower tokens are not offered.")
+    scope = OLD_NAMES.get(body.scope, body.scope)
+    if scope not in SCOPES:
+        raise invalid("scope", f"This must be one of {', '.join(SCOPES)}.")
     if len(body.token_name) > 64:
         raise invalid("token_name", "At most 64 characters.")
     lifetime = timedelta(seconds=body.lifetime // NANOSECONDS) if body.lifetime else KEY_LIFETIME
@@ -69,10 +73,13 @@ async def create_token(request: Request) -> Response:
     async with server.database.write() as session:
         name = body.token_name or secrets.token_hex(5)
         try:
-            token = await accounts.add_key(session, user, lifetime, server.clock(), login_type="token", token_name=name)
+            token = await accounts.add_key(
+                session, user, lifetime, server.clock(), login_type="token", token_name=name, scope=scope
+            )
         except accounts.NameTaken as exc:
             message = f"A token with name {name!r} already exists."
             raise Problem(409, message, validations=[("token_name", "Already in use.")]) from exc
+    audit(request, "create", "api_key", f"{name} ({scope})", 201, principal)
     return JSONResponse({"key": token.text}, 201)
 
 
@@ -93,9 +100,13 @@ async def get_key(request: Request) -> Response:
 
 async def remove_key(request: Request) -> Response:
     """Revoke a key; whoever uses it is signed out at once."""
+    principal = await signed_in(request)
     key = await _path_key(request)
-    async with deployment(request).database.write() as session:
+    server = deployment(request)
+    async with server.database.write() as session:
         await accounts.delete_key(session, key.id)
+    server.revocations.revoked([key.id], "the token was revoked")
+    audit(request, "delete", "api_key", key.token_name or key.id, 204, principal)
     return Response(status_code=204)
 
 

@@ -17,6 +17,7 @@ from ..documents.deployment import (
     ssh_document,
 )
 from ..problems import not_found
+from ..scopes import Need
 from ..store import accounts
 from .access import signed_in
 
@@ -61,13 +62,13 @@ async def update_check(request: Request) -> Response:
 
 async def regions(request: Request) -> Response:
     """Where web apps can be reached."""
-    await signed_in(request)
+    await signed_in(request, Need.READ)
     return JSONResponse(regions_document(deployment(request)))
 
 
 async def ssh(request: Request) -> Response:
     """Settings of `coder config-ssh`."""
-    await signed_in(request)
+    await signed_in(request, Need.READ)
     return JSONResponse(ssh_document(deployment(request)))
 
 
@@ -78,25 +79,25 @@ async def appearance(request: Request) -> Response:
 
 async def entitlements(request: Request) -> Response:
     """Licences."""
-    await signed_in(request)
+    await signed_in(request, Need.READ)
     return JSONResponse(entitlements_document(deployment(request)))
 
 
 async def experiments(request: Request) -> Response:
     """None."""
-    await signed_in(request)
+    await signed_in(request, Need.READ)
     return JSONResponse([])
 
 
 async def available_experiments(request: Request) -> Response:
     """None."""
-    await signed_in(request)
+    await signed_in(request, Need.READ)
     return JSONResponse({"safe": []})
 
 
 async def applications_host(request: Request) -> Response:
     """The wildcard host of subdomain apps; empty = there are none."""
-    await signed_in(request)
+    await signed_in(request, Need.READ)
     return JSONResponse({"host": deployment(request).options.wildcard_access_url})
 
 
@@ -114,6 +115,6 @@ async def organization(request: Request) -> Response:
 
 
 async def _default_organization(request: Request) -> Document:
-    await signed_in(request)
+    await signed_in(request, Need.READ)
     async with deployment(request).database.read() as session:
         return organization_document(await accounts.default_organization(session))

@@ -20,6 +20,7 @@ from ..deployment import Deployment, deployment
 from ..documents import Document, moment
 from ..path_rules import own_rules, rules_for, stored
 from ..problems import Problem
+from ..scopes import Need
 from ..store import workspaces as store
 from ..store.schema import Agent, Workspace
 from .access import path_workspace, signed_in
@@ -29,8 +30,8 @@ logger = logging.getLogger("coder_agent.server")
 MAX_REPORTED_PEERS = 64
 """Peers of one report (coder_agent/path_reports.py sends no more)."""
 
-
 LATER_FIELDS = frozenset({"rx_bytes", "tx_bytes", "nat", "peer_nat"})
+
 
 class RulesBody(BaseModel):
     """A workspace's path rules; what is left out has no rule."""
@@ -78,7 +79,7 @@ def routes() -> list[BaseRoute]:
 
 async def get_paths(request: Request) -> Response:
     """The way to each connected client, as the workspace's agents told it last."""
-    workspace = await path_workspace(request, await signed_in(request))
+    workspace = await path_workspace(request, await signed_in(request, Need.READ))
     server = deployment(request)
     return JSONResponse({"agents": [_paths_document(server, agent) for agent in workspace.agents]})
 
@@ -109,14 +110,14 @@ async def report_paths(request: Request) -> Response:
     return Response(status_code=204)
 
 
-async def get_rules(request: Request) -> Response:
 def _without_unsaid(peer: Document) -> Document:
     """Older agents do not count bytes nor tell of NATs."""
     return {name: value for name, value in peer.items() if value is not None or name not in LATER_FIELDS}
 
 
+async def get_rules(request: Request) -> Response:
     """A workspace's own rules, the deployment's, and what both together mean."""
-    workspace = await path_workspace(request, await signed_in(request))
+    workspace = await path_workspace(request, await signed_in(request, Need.READ))
     return JSONResponse(_rules_document(deployment(request), workspace))
 
 

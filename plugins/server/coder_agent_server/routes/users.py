@@ -15,10 +15,12 @@ from ..deployment import Deployment, deployment
 from ..documents.accounts import organization_document, user_document
 from ..passwords import password_fault
 from ..problems import Problem, invalid
+from ..scopes import Need
 from ..store import accounts
 from ..store.schema import Organization, User
 from ..tokens import ApiToken
 from .access import owner_only, path_user, signed_in
+from .audit import audit
 from .names import Email, Name
 from .paging import page_of
 
@@ -73,14 +75,16 @@ async def create_first_user(request: Request) -> Response:
     server.login_limit.check(caller_ip(request))
     body = await read_json(request, NewUserBody)
     user = await make_user(server, body, only_if_first=True)
+    audit(request, "create", "user", user.username, 201, user.username)
     return JSONResponse({"user_id": str(user.id), "organization_id": str(user.organization_id)}, 201)
 
 
 async def create_user(request: Request) -> Response:
     """Another account, made by an owner."""
     server = deployment(request)
-    await owner_only(request)
+    principal = await owner_only(request)
     user = await make_user(server, await read_json(request, NewUserBody), only_if_first=False)
+    audit(request, "create", "user", user.username, 201, principal)
     return JSONResponse(user_document(user), 201)
 
 
@@ -108,6 +112,7 @@ async def login(request: Request) -> Response:
     server.login_limit.check(caller_ip(request))
     body = await read_json(request, LoginBody)
     token = await sign_in(server, body)
+    audit(request, "login", "user", body.email, 401 if token is None else 201, body.email if token else "")
     if token is None:
         raise Problem(401, WRONG_LOGIN)
     response = JSONResponse({"session_token": token.text}, 201)
@@ -157,10 +162,14 @@ def set_session_cookie(server: Deployment, response: Response, token: ApiToken) 
 
 
 async def logout(request: Request) -> Response:
-    """End the session that asks."""
-    principal = await signed_in(request)
-    async with deployment(request).database.write() as session:
+    """End the session that asks, and what hangs on it: keys for apps, open connections."""
+    principal = await signed_in(request, Need.READ)
+    server = deployment(request)
+    async with server.database.write() as session:
         await accounts.delete_key(session, principal.key_id)
+        gone = await accounts.delete_app_keys(session, principal.user.id)
+    server.revocations.revoked([principal.key_id, *gone], "signed out")
+    audit(request, "logout", "user", principal.user.username, 200, principal)
     response = JSONResponse({"message": "Logged out!"})
     response.delete_cookie(TOKEN_NAME, path="/")
     return response
@@ -191,12 +200,12 @@ async def list_users(request: Request) -> Response:
 
 async def get_user(request: Request) -> Response:
     """One user."""
-    return JSONResponse(user_document(await path_user(request, await signed_in(request))))
+    return JSONResponse(user_document(await path_user(request, await signed_in(request, Need.READ))))
 
 
 async def user_organizations(request: Request) -> Response:
     """The organizations of a user: the default one."""
-    user = await path_user(request, await signed_in(request))
+    user = await path_user(request, await signed_in(request, Need.READ))
     async with deployment(request).database.read() as session:
         organization = await session.get(Organization, user.organization_id)
     return JSONResponse([organization_document(organization)] if organization is not None else [])

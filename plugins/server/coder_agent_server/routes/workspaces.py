@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import BaseModel, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -17,10 +17,14 @@ from ..deployment import Deployment, deployment
 from ..documents import Document
 from ..documents.workspaces import build_document, template_version_document, workspace_document
 from ..problems import Problem, not_found
+from ..scopes import Need
 from ..store import workspaces as store
 from ..store.accounts import NameTaken
+from ..store.apps import MAX_APPS, NewApp
 from ..store.schema import User, Workspace
 from .access import path_user, path_uuid, path_workspace, signed_in
+from .apps import AppBody
+from .audit import audit
 from .event_stream import EventStream
 from .names import Name
 from .paging import page_of
@@ -43,6 +47,7 @@ class NewWorkspaceBody(BaseModel):
     architecture: Word = "amd64"
     operating_system: Word = "linux"
     directory: Annotated[str, StringConstraints(max_length=4096)] = ""
+    apps: list[AppBody] = Field(default_factory=list, max_length=MAX_APPS)
 
 
 class UsageBody(BaseModel):
@@ -70,7 +75,7 @@ def routes() -> list[BaseRoute]:
 
 async def list_workspaces(request: Request) -> Response:
     """A page of the workspaces that this user may see."""
-    principal = await signed_in(request)
+    principal = await signed_in(request, Need.READ)
     server = deployment(request)
     limit, offset = page_of(request)
     query = parse_query(request.query_params.get("q", ""), principal)
@@ -83,13 +88,17 @@ async def list_workspaces(request: Request) -> Response:
 
 async def create_workspace(request: Request) -> Response:
     """Register a workspace. The reply carries the agent's token, this once."""
-    owner = await path_user(request, await signed_in(request))
+    principal = await signed_in(request)
+    owner = await path_user(request, principal)
     server = deployment(request)
     body = await read_json(request, NewWorkspaceBody)
     new = store.NewAgent(body.agent_name, body.architecture, body.operating_system, body.directory)
-    workspace, token = await _add(server, owner, body.name, new)
-    logger.info("workspace %s/%s registered", owner.username, workspace.name)
+    if len({app.slug for app in body.apps}) < len(body.apps):
+        raise Problem(400, "Validation failed.", validations=[("apps", "Two apps have the same slug.")])
+    workspace, token = await _add(server, owner, body.name, new, [app.value() for app in body.apps])
     server.live.workspace_changed(workspace.id)
+    audit(request, "create", "workspace", f"{owner.username}/{workspace.name}", 201, principal)
+    logger.info("workspace %s/%s registered", owner.username, workspace.name)
     agent = workspace.agents[0]
     return JSONResponse(
         {
@@ -101,10 +110,12 @@ async def create_workspace(request: Request) -> Response:
     )
 
 
-async def _add(server: Deployment, owner: User, name: str, new: store.NewAgent) -> tuple[Workspace, UUID]:
+async def _add(
+    server: Deployment, owner: User, name: str, new: store.NewAgent, apps: Sequence[NewApp]
+) -> tuple[Workspace, UUID]:
     async with server.database.write() as session:
         try:
-            return await store.add_workspace(session, owner, name, new, server.clock())
+            return await store.add_workspace(session, owner, name, new, server.clock(), apps)
         except NameTaken as exc:
             raise Problem(
                 409,
@@ -115,7 +126,7 @@ async def _add(server: Deployment, owner: User, name: str, new: store.NewAgent) 
 
 async def get_by_name(request: Request) -> Response:
     """A workspace by owner and name."""
-    principal = await signed_in(request)
+    principal = await signed_in(request, Need.READ)
     owner = await path_user(request, principal)
     server = deployment(request)
     async with server.database.read() as session:
@@ -127,27 +138,29 @@ async def get_by_name(request: Request) -> Response:
 
 async def get_workspace(request: Request) -> Response:
     """A workspace by id."""
-    workspace = await path_workspace(request, await signed_in(request))
+    workspace = await path_workspace(request, await signed_in(request, Need.READ))
     return JSONResponse(_document(deployment(request), workspace))
 
 
 async def delete_workspace(request: Request) -> Response:
     """Forget a workspace: its token stops working, its agent and everybody connected to it are told."""
-    workspace = await path_workspace(request, await signed_in(request))
+    principal = await signed_in(request)
+    workspace = await path_workspace(request, principal)
     server = deployment(request)
     async with server.database.write() as session:
         gone = await store.delete_workspace(session, workspace.id)
     for agent_id in gone:
         reason = f"workspace {workspace.owner.username}/{workspace.name} was deleted"
         server.remove_agent(agent_id, reason)
-    logger.info("workspace %s/%s deleted", workspace.owner.username, workspace.name)
     server.live.workspace_changed(workspace.id)
+    audit(request, "delete", "workspace", f"{workspace.owner.username}/{workspace.name}", 204, principal)
+    logger.info("workspace %s/%s deleted", workspace.owner.username, workspace.name)
     return Response(status_code=204)
 
 
 async def watch(request: Request) -> Response:
     """The workspace as server-sent events: at once, then whenever something about it changed."""
-    principal = await signed_in(request)
+    principal = await signed_in(request, Need.READ)
     workspace = await path_workspace(request, principal)
     server = deployment(request)
     return EventStream(_changes(server, workspace.id), poll_seconds=WATCH_INTERVAL, stopping=server.stopping)
@@ -179,7 +192,7 @@ def _without_heartbeat(document: Document) -> Document:
 
 async def usage(request: Request) -> Response:
     """Somebody is using the workspace."""
-    workspace = await path_workspace(request, await signed_in(request))
+    workspace = await path_workspace(request, await signed_in(request, Need.CONNECT))
     server = deployment(request)
     body = await read_json(request, UsageBody)
     if (body.agent_id is None) != (not body.app_name):
@@ -194,7 +207,7 @@ async def usage(request: Request) -> Response:
 
 async def get_build(request: Request) -> Response:
     """The build document of a workspace, by the build's id."""
-    principal = await signed_in(request)
+    principal = await signed_in(request, Need.READ)
     server = deployment(request)
     async with server.database.read() as session:
         workspace = await store.find_workspace_by_build(session, path_uuid(request, "build"))
@@ -205,7 +218,7 @@ async def get_build(request: Request) -> Response:
 
 async def get_template_version(request: Request) -> Response:
     """The one template version there is; `coder ssh` reads its warnings."""
-    principal = await signed_in(request)
+    principal = await signed_in(request, Need.READ)
     server = deployment(request)
     if path_uuid(request, "version") != server.templates.version:
         raise not_found()

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from coder_agent.base.path_rules import DirectRule
+from coder_agent.hooks.events import WorkspaceConnection
 from coder_agent.protocols.tailnet.convert import derp_map_to_proto
 from coder_agent.protocols.tailnet.proto import agent_pb2 as pb
 from coder_agent.rpc import Handlers, RpcError, unary
 
 from ..deployment import Deployment
-from ..live.history import Session
 from ..path_rules import rules_for
 from ..store import agents as store
+from ..store.apps import MAX_APPS, set_health
 from ..store.schema import Agent
 from ..store.workspaces import touch_workspace
+from .apps import app_to_proto, port_proxy_uri
 
 logger = logging.getLogger("coder_agent.server")
 
@@ -66,8 +68,10 @@ class AgentService:
         }
 
     async def get_manifest(self, request: pb.GetManifestRequest) -> Message:
-        """Who the agent is and how it shall connect. No scripts, apps or metadata: READY follows at once."""
-        workspace = self._agent.workspace
+        """Who the agent is, how it shall connect, what it offers. No scripts or metadata: READY follows at once."""
+        async with self._server.database.read() as session:
+            agent = await store.find_agent(session, self._agent.id) or self._agent  # its apps may have changed
+        workspace = agent.workspace
         rules = rules_for(self._server.options, workspace)
         return pb.Manifest(
             agent_id=self._agent.id.bytes,
@@ -79,6 +83,8 @@ class AgentService:
             disable_direct_connections=rules.direct is DirectRule.NEVER,
             derp_force_websockets=self._server.options.relay.force_websockets,
             derp_map=derp_map_to_proto(self._server.derp_map.current),
+            apps=[app_to_proto(app, agent) for app in agent.apps],
+            vs_code_port_proxy_uri=port_proxy_uri(self._server.options, self._server.access_url, agent),
         )
 
     async def get_service_banner(self, request: pb.GetServiceBannerRequest) -> Message:
@@ -97,11 +103,11 @@ class AgentService:
             await store.record_startup(
                 session, self._agent.id, startup.version[:MAX_TEXT], startup.expanded_directory[:MAX_TEXT], names
             )
+        self._server.live.agent_changed(self._agent.id)
         return startup
 
     async def update_lifecycle(self, request: pb.UpdateLifecycleRequest) -> Message:
         """A state change; the last one is kept, for agents do not repeat it after a reconnect."""
-        self._server.live.agent_changed(self._agent.id)
         lifecycle = request.lifecycle
         if lifecycle.state not in pb.Lifecycle.State.values() or lifecycle.state == pb.Lifecycle.STATE_UNSPECIFIED:
             raise RpcError(f"unknown lifecycle state: {lifecycle.state}")
@@ -109,11 +115,11 @@ class AgentService:
         when = self._moment(lifecycle.changed_at if lifecycle.HasField("changed_at") else None)
         async with self._server.database.write() as session:
             await store.record_lifecycle(session, self._agent.id, state, when)
+        self._server.live.agent_changed(self._agent.id)
         return lifecycle
 
     async def update_stats(self, request: pb.UpdateStatsRequest) -> Message:
         """Traffic counts: they tell that the workspace is in use."""
-        self._server.live.agent_changed(self._agent.id)
         if request.stats.connection_count > 0:
             async with self._server.database.write() as session:
                 await touch_workspace(session, self._agent.workspace_id, self._server.clock())
@@ -122,7 +128,16 @@ class AgentService:
         return reply
 
     async def update_app_healths(self, request: pb.BatchUpdateAppHealthRequest) -> Message:
-        """Manifests name no apps, so nothing can be said about one."""
+        """What the agent found out about its apps."""
+        known = pb.AppHealth.values()
+        health = {
+            UUID(bytes=one.id): pb.AppHealth.Name(one.health).lower()
+            for one in request.updates[:MAX_APPS]
+            if len(one.id) == 16 and one.health in known and one.health != pb.APP_HEALTH_UNSPECIFIED
+        }
+        if health:
+            async with self._server.database.write() as session:
+                await set_health(session, self._agent.id, health)
         return pb.BatchUpdateAppHealthResponse()
 
     async def update_metadata(self, request: pb.BatchUpdateMetadataRequest) -> Message:
@@ -157,14 +172,25 @@ class AgentService:
         return pb.PushResourcesMonitoringUsageResponse()
 
     async def report_connection(self, request: pb.ReportConnectionRequest) -> Message:
-        """Somebody connected or disconnected inside the workspace: a line in the log, and it is in use."""
+        """Somebody connected or disconnected inside the workspace: for the connection log; and it is in use."""
         connection = request.connection
-        kind = pb.Connection.Type.Name(connection.type) if connection.type in pb.Connection.Type.values() else "?"
-        connected = connection.action == pb.Connection.CONNECT
-        logger.info(
-            "%s %s in workspace %s", kind.lower(), "opened" if connected else "closed", self._agent.workspace_id
+        known = connection.type in pb.Connection.Type.values() and len(connection.id) == 16
+        if not known:
+            raise RpcError("a connection needs an id of 16 bytes and a known type")
+        opened = connection.action == pb.Connection.CONNECT
+        self._server.emit(
+            WorkspaceConnection(
+                id=uuid5(self._agent.id, connection.id.hex()),  # an agent must not end what is not its own
+                opened=opened,
+                kind=pb.Connection.Type.Name(connection.type).lower(),
+                workspace_id=self._agent.workspace_id,
+                agent_name=self._agent.name,
+                ip=connection.ip[:64],
+                status=None if opened else connection.status_code,
+                reason=connection.reason[:256],
+            )
         )
-        if connected:
+        if opened:
             async with self._server.database.write() as session:
                 await touch_workspace(session, self._agent.workspace_id, self._server.clock())
         return Empty()
@@ -177,13 +203,6 @@ class AgentService:
         except (ValueError, OverflowError):
             pass
         return self._server.clock()
-        self._server.live.session_changed(
-            self._agent.id,
-            connection.id.hex(),
-            Session(kind.lower(), connection.ip[:64], self._moment(connection.timestamp)),
-            opened=connected,
-            reason=connection.reason[:MAX_TEXT],
-        )
 
 
 def _level(level: int) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 import anyio
 from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from coder_agent.coordination.roles import ClientAuth
+from coder_agent.hooks.events import WorkspaceConnection
 from coder_agent.rpc import RpcConnection
 
 from ..auth import Principal, caller_ip
@@ -18,6 +19,7 @@ from ..live.observatory import ClientFacts
 from ..problems import Problem
 from ..resume import InvalidResumeToken
 from ..routes.access import path_agent, signed_in
+from ..scopes import Need
 from ..store.schema import Agent
 from .sockets import WebSocketStream, refuse
 from .tailnet import TailnetService
@@ -28,9 +30,9 @@ logger = logging.getLogger("coder_agent.server")
 DEFAULT_VERSION = "1.0"
 """What a client means that names no version; too old for us."""
 
-
 MAX_PROGRAM = 120
 """Characters of a client's User-Agent that are kept for the dashboard."""
+
 
 def routes() -> list[BaseRoute]:
     """Routes under /api/v2."""
@@ -41,7 +43,7 @@ async def coordinate(socket: WebSocket) -> None:
     """Let a user's program meet one agent. All refusals come before the handshake, as error documents."""
     server = deployment(socket)
     try:
-        principal = await signed_in(socket)
+        principal = await signed_in(socket, Need.CONNECT)
         agent = await path_agent(socket, principal)
         requested_version(socket, DEFAULT_VERSION)
         peer_id = resumed_peer(server, socket.query_params.get("resume_token", "")) or uuid4()
@@ -77,14 +79,26 @@ async def _serve(server: Deployment, socket: WebSocket, principal: Principal, ag
             scope.cancel()
 
         forget = server.clients.add(agent.id, close)
-        try:
+        unwatch = server.revocations.watch(principal.key_id, close)
         facts = _facts(server, socket, principal, agent, peer_id)
         server.live.client_came(facts)
+        server.emit(_event(agent, facts, opened=True))
+        try:
             async with RpcConnection(stream, client=False) as connection:
                 await connection.serve(service.handlers())
         finally:
             forget()
+            unwatch()
+            server.emit(_event(agent, facts, opened=False))
             server.live.client_left(facts)
+
+
+def _event(agent: Agent, facts: ClientFacts, *, opened: bool) -> WorkspaceConnection:
+    """For the connection log. A peer that comes back with its resume token is a new connection all the same."""
+    connection_id = uuid5(facts.peer_id, facts.since.isoformat())
+    return WorkspaceConnection(
+        connection_id, opened, "tunnel", agent.workspace_id, agent.name, facts.user_id, facts.address
+    )
 
 
 def _facts(server: Deployment, socket: WebSocket, principal: Principal, agent: Agent, peer_id: UUID) -> ClientFacts:

@@ -191,6 +191,9 @@ async def delete_key(session: AsyncSession, key_id: str) -> None:
     await session.execute(delete(ApiKey).where(ApiKey.id == key_id))
 
 
-async def delete_app_keys(session: AsyncSession, user_id: UUID) -> None:
-    """Forget a user's keys for web apps: he has signed out. Source: coder coderd/userauth.go, postLogout."""
-    await session.execute(delete(ApiKey).where(ApiKey.user_id == user_id, ApiKey.login_type == APP_LOGIN))
+async def delete_app_keys(session: AsyncSession, user_id: UUID) -> list[str]:
+    """Forget a user's keys for web apps: he has signed out. Returns their ids. Source: coder coderd/userauth.go."""
+    mine = (ApiKey.user_id == user_id, ApiKey.login_type == APP_LOGIN)
+    gone = list(await session.scalars(select(ApiKey.id).where(*mine)))
+    await session.execute(delete(ApiKey).where(*mine))
+    return gone

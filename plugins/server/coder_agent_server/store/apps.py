@@ -88,6 +88,13 @@ def shared_port(row: PortShare) -> SharedPort:
     return SharedPort(row.port, SharingLevel(row.share_level), row.protocol, row.trusted)
 
 
+def declared(new: NewApp, now: datetime) -> App:
+    """The row of an app that comes with its agent."""
+    row = App(id=uuid4(), slug=new.slug, created_at=now)
+    _fill(row, new, FROM_USER, now)
+    return row
+
+
 async def add_app(session: AsyncSession, agent_id: UUID, new: NewApp, now: datetime, *, replace: bool = False) -> App:
     """Declare an app; with `replace` one of the same slug is changed instead. Raises NameTaken, TooMany."""
     found = (await session.scalars(select(App).where(App.agent_id == agent_id, App.slug == new.slug))).one_or_none()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,6 +14,7 @@ from sqlalchemy.orm import selectinload
 
 from ..tokens import new_agent_token, secret_hash
 from .accounts import NameTaken
+from .apps import NewApp, declared
 from .schema import Agent, User, Workspace
 
 
@@ -46,7 +48,7 @@ def _complete() -> Select[Workspace]:
 
 
 async def add_workspace(
-    session: AsyncSession, owner: User, name: str, agent: NewAgent, now: datetime
+    session: AsyncSession, owner: User, name: str, agent: NewAgent, now: datetime, apps: Sequence[NewApp] = ()
 ) -> tuple[Workspace, UUID]:
     """Register a workspace with one agent; returns it and the agent's token. Raises NameTaken."""
     taken = select(Workspace.id).where(Workspace.owner_id == owner.id, Workspace.name == name)
@@ -74,8 +76,10 @@ async def add_workspace(
                 directory=agent.directory,
                 created_at=now,
                 updated_at=now,
+                apps=[declared(app, now) for app in apps],
             )
         ],
+        shares=[],
     )
     session.add(workspace)
     await session.flush()
