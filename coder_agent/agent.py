@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 import anyio
-import anyio.abc
 
 from .agent_api import AgentApi, with_manifest
 from .base.addresses import CODER_PREFIX, TAILSCALE_PREFIX, node_id, overlay_address
@@ -20,23 +19,20 @@ from .base.coordinate import UpdateKind
 from .base.derp_map import DerpMap, viewed_from
 from .base.node import Node
 from .base.path_rules import NO_RULES, PathRules
+from .base.port_set import ALL_PORTS, PortSet
 from .hooks.events import ControlChanged, Event
 from .hooks.interfaces import AgentFacts, AgentService, LivingService
 from .node import NodeConfig, TailnetNode, open_node
 from .path_reports import PathReporter
 from .peers import PeerBook
-from .protocols.netstack.listening import SynRequest
 from .runtime.agent_link import Manifest
 from .runtime.control_link import AgentMode, ControlLink
-from .runtime.pipe import pipe
-from .runtime.streams import TunnelStream
+from .runtime.loopback import Loopback, forward_loopback
 
 log = logging.getLogger(__name__)
 
 FIRST_FORWARDED_PORT = 9
 """Ports below are services of the agent itself; all others are forwarded to loopback (coder tailnet/conn.go)."""
-LOOPBACK_TIMEOUT = 5.0
-"""Seconds for a connection to a program on loopback: it either listens or it does not."""
 GOODBYE_TIMEOUT = 5.0
 """Seconds for the server to take our leave."""
 
@@ -49,7 +45,10 @@ class AgentConfig:
     token: str
     node: NodeConfig
     services: Sequence[AgentService] = ()
+    forward_ports: PortSet = ALL_PORTS
     version: str = ""
+    apps: Sequence[Mapping[str, object]] = ()
+    """Apps that the configuration declares; the server is told."""
     on_ready: Callable[[Manifest], None] = field(default=lambda manifest: None)
 
 
@@ -68,7 +67,9 @@ class Agent:
         self._reporter = PathReporter(self._api)
         self._server_rules = NO_RULES
         self._rules_wanted = anyio.Event()
+        self._apps_wanted = anyio.Event()
         self._refused = ""
+        self._loopback: Loopback | None = None
         self._link = ControlLink(
             config.url, config.token, mode=AgentMode(config.version), sink=self, dial=config.node.dial
         )
@@ -77,6 +78,7 @@ class Agent:
         """Connect, serve, and stay connected. Ends only by cancellation or an error that no retry can mend."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._link.run)
+            tasks.start_soon(self._declare_apps)
             await self._manifest_came.wait()
             assert self._manifest is not None
             await self._ask_rules()  # before there is a socket: what they forbid must not happen even once
@@ -88,6 +90,8 @@ class Agent:
                 try:
                     await anyio.sleep_forever()
                 finally:
+                    if self._loopback is not None:
+                        self._loopback.close()
                     with anyio.CancelScope(shield=True), anyio.move_on_after(GOODBYE_TIMEOUT):
                         await self._link.aclose_gracefully()
 
@@ -124,6 +128,7 @@ class Agent:
         log.info("connected to %s", self._config.url)
         self._config.node.emit(ControlChanged(True))
         self._reporter.linked()
+        self._apps_wanted.set()
         if self._node is not None:
             self._link.update_self(self._node.self_node())
 
@@ -178,7 +183,7 @@ class Agent:
         assert self._manifest is not None
         self._node = node
         self._book = PeerBook(node, acknowledge=self._link.ready_for_handshake)
-        node.on_syn = self._on_syn
+        self._loopback = forward_loopback(node, self._may_forward)
         for service in self._config.services:
             node.listen_tcp(service.port, service.serve)
         node.start_soon(self._reporter.run, node, self._book.known)
@@ -203,6 +208,14 @@ class Agent:
     def _emit(self, event: Event) -> None:
         self._reporter.heard(event)
         self._config.node.emit(event)
+
+    async def _declare_apps(self) -> None:
+        """On each connection, for the server may be another one. If it learns something, it makes us connect again, and
+        the manifest names the apps."""
+        while True:
+            await self._apps_wanted.wait()
+            self._apps_wanted = anyio.Event()
+            await self._api.declare_apps(self._config.apps)
 
     # ------------------------------------------------------------ path rules
 
@@ -235,39 +248,6 @@ class Agent:
         if self._node is not None and self._config.node.direct:
             self._node.set_rules(self._rules())
 
-    def _on_syn(self, request: SynRequest) -> None:
-        """A connection to a port without a service of ours."""
-        assert self._node is not None
-        if request.local[1] < FIRST_FORWARDED_PORT:
-            self._node.reject(request)
-        else:
-            self._node.start_soon(forward_to_loopback, self._node, request)
-
-
-async def forward_to_loopback(node: TailnetNode, request: SynRequest) -> None:
-    """Join a connection that a peer wants to the program that listens on the same port of loopback.
-
-    Loopback is dialled before the handshake is completed, so that the peer sees "connection refused" exactly when the
-    program does not listen.
-    """
-    local = await _dial_loopback(request.local[1])
-    if local is None:
-        node.reject(request)
-        return
-
-    async def serve(stream: TunnelStream) -> None:
-        async with local:
-            await pipe(stream, local)
-
-    node.accept(request, serve)
-
-
-async def _dial_loopback(port: int) -> anyio.abc.SocketStream | None:
-    """IPv4 first, then IPv6: programs listen on either (coder issue 12906)."""
-    for host in ("127.0.0.1", "::1"):
-        try:
-            with anyio.fail_after(LOOPBACK_TIMEOUT):
-                return await anyio.connect_tcp(host, port)
-        except (OSError, TimeoutError):
-            continue
-    return None
+    def _may_forward(self, port: int) -> bool:
+        """Does our policy let users reach this port of loopback?"""
+        return port >= FIRST_FORWARDED_PORT and port in self._config.forward_ports

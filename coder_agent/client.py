@@ -32,7 +32,7 @@ from .errors import CoordinationError, PathRefused, PeerUnreachable
 from .explain import explain, explain_after_asking
 from .hooks.events import ControlChanged
 from .magicsock.core import PathStatus
-from .node import DIAL_TIMEOUT, NodeConfig, Pong, TailnetNode, open_node
+from .node import DIAL_TIMEOUT, NodeConfig, Pong, TailnetNode, TunnelDatagrams, open_node
 from .peers import READY_FALLBACK, PeerBook
 from .runtime.background import background
 from .runtime.control_link import ClientMode, ControlLink
@@ -76,6 +76,10 @@ class Workspace:
         Raises: PeerUnreachable, TransportBroken (nothing listens there, connection reset).
         """
         return await self.node.dial_tcp(self.address, port, timeout=timeout)
+
+    async def open_udp(self, port: int) -> TunnelDatagrams:
+        """Datagrams to and from a UDP port of the workspace's loopback; see `TailnetNode.open_udp`."""
+        return await self.node.open_udp(self.address, port)
 
     async def ping(self, *, via: Literal["best", "direct", "derp"] = "best", timeout: float = 5.0) -> Pong:
         """One disco ping: latency and the path that carried it."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -44,8 +45,8 @@ from .hooks.interfaces import (
     TransportContext,
     TransportFactory,
 )
-from .magicsock.constants import TUNNEL_MTU_MAX
 from .hooks.server_tailnet import LocalRelay
+from .magicsock.constants import TUNNEL_MTU_MAX
 from .magicsock.core import Magicsock
 from .magicsock.core import PathStatus as PathStatus
 from .magicsock.effects import PathUpdate, PongReceived
@@ -59,8 +60,14 @@ from .protocols.netstack.states import State
 from .protocols.wireguard.device import Device
 from .runtime.background import background
 from .runtime.candidates import CandidateHub
+from .runtime.datagrams import FlowHandler, PortHandler, UdpFlow, UdpPorts
+from .runtime.datagrams import Origin as Origin
+from .runtime.datagrams import TunnelDatagrams as TunnelDatagrams
+from .runtime.datagrams import TunnelUdpSocket as TunnelUdpSocket
 from .runtime.engine import SLEPT, Cores, Engine, Tap
 from .runtime.link_watch import LinkChange, watch_links
+from .runtime.splice import Dial as Dial
+from .runtime.splice import Splice as Splice
 from .runtime.streams import TunnelStream as TunnelStream
 
 log = logging.getLogger(__name__)
@@ -104,6 +111,7 @@ class NodeConfig:
     dial: DialOptions = field(default_factory=DialOptions)
     stack: StackConfig = field(default_factory=StackConfig)
     vector: bool | None = None
+    local_relay: LocalRelay | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +119,6 @@ class Pong:
     """The answer to a ping. `latency` in seconds; `path` what carried it (None: the tunnel's current path)."""
 
     latency: float
-    local_relay: LocalRelay | None = None
     path: Path | None = None
 
     @property
@@ -146,6 +153,8 @@ class TailnetNode:
         self._published: Node | None = None
         self._hub: CandidateHub | None = None
         self._listeners: dict[int, Callable[[TunnelStream], Awaitable[None]]] = {}
+        self.udp = UdpPorts(engine_parts.stack, self.engine.kick, self.engine.now)
+        """UDP of this node; `udp.unclaimed` gets what is for no port that is listened on."""
         self._pongs: dict[bytes, asyncio.Future[PongReceived]] = {}
         self._tunnel_pongs: dict[bytes, asyncio.Future[float]] = {}
         self._path_changed = anyio.Event()
@@ -340,6 +349,32 @@ class TailnetNode:
         request.reject(self.engine.now())
         self.engine.kick()
 
+    def splice(self, sock: socket.socket, stream: TunnelStream, on_end: Callable[[Splice], None]) -> Splice:
+        """Join a local socket (connected, non-blocking) to a stream that is open. Both belong to the splice now and
+        may not be used any more. `on_end` is called once, when both directions ended or one side broke."""
+        splice = Splice(sock, stream.connection, kick=self.engine.kick, now=self.engine.now, on_end=on_end)
+        splice.start()
+        return splice
+
+    def dial_splice(
+        self,
+        sock: socket.socket,
+        address: IPv6Address,
+        port: int,
+        *,
+        on_open: Callable[[Splice], None],
+        on_fail: Callable[[str], None],
+        on_end: Callable[[Splice], None],
+        timeout: float = DIAL_TIMEOUT,
+    ) -> Dial:
+        """Dial through the tunnel for a local socket (connected, non-blocking), and join the two; all by callbacks.
+
+        `sock` belongs to the dial at once: it is reset if the dial fails, and then `on_fail` is told why.
+        """
+        return Dial(
+            self.engine, sock, (address, port), on_open=on_open, on_fail=on_fail, on_end=on_end, timeout=timeout
+        )
+
     def start_soon(self, function: Callable[[Unpack[Ts]], Coroutine[Any, Any, object]], *args: *Ts) -> None:
         """Run a task that ends with the node."""
         assert self._tasks is not None
@@ -352,6 +387,34 @@ class TailnetNode:
                 c.released and c.state in CLOSING_STATES for c in self.engine.stack.connections()
             ):
                 await anyio.sleep(DRAIN_POLL)
+
+    # ------------------------------------------------------------ UDP
+
+    async def open_udp(self, address: IPv6Address, port: int) -> TunnelDatagrams:
+        """Datagrams to and from a UDP port of a peer. Nothing is sent yet, and there is no handshake that could fail.
+
+        Up to 65 527 bytes each: more than a packet of the tunnel holds travels in fragments, which peers of ours take,
+        and stock ones do not (docs/port-forward.md). Raises LocalProtocolError if no port is free.
+        """
+        return TunnelDatagrams(lambda on_datagram, refused: self.udp_flow(address, port, on_datagram, refused))
+
+    def udp_flow(
+        self,
+        address: IPv6Address,
+        port: int,
+        on_datagram: FlowHandler,
+        on_refused: Callable[[], None] | None = None,
+    ) -> UdpFlow:
+        """The same with callbacks, for bulk users. Raises LocalProtocolError if no port is free."""
+        return self.udp.open(self._addresses[0], address, port, on_datagram, on_refused)
+
+    def listen_udp(self, port: int) -> TunnelUdpSocket:
+        """Datagrams to a UDP port of any of our addresses. Raises LocalProtocolError if it is taken."""
+        return TunnelUdpSocket(self.udp, port)
+
+    def serve_udp(self, port: int, handler: PortHandler) -> None:
+        """The same with a callback, for bulk users."""
+        self.udp.listen(port, handler)
 
     # ------------------------------------------------------------ ping
 
@@ -541,6 +604,7 @@ class TailnetNode:
             listen_port=config.listen_port,
             force_websockets=config.force_websockets,
             dial=config.dial,
+            local_relay=config.local_relay,
         )
         for factory in config.transports:
             if factory.kind == "direct" and not config.direct:
@@ -604,7 +668,6 @@ class TailnetNode:
             if now - before > SLEPT:
                 log.info("woke after %.0f s: connecting anew", now - before)
                 self.engine.woke()
-            local_relay=config.local_relay,
                 self.on_woke()
             before = now
 

@@ -12,9 +12,12 @@ import typer
 
 from .. import __version__
 from ..agent import Agent, AgentConfig
+from ..base.port_set import PortSet
 from ..compose import node_config
+from ..errors import ConfigError
 from ..runtime.agent_link import Manifest
 from .context import Cli
+from .serving import raise_descriptor_limit
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +40,20 @@ def run(
         token=cli.token(),
         node=node_config(cli.host, settings, cli.dial_options()),
         services=cli.host.agent_services(settings),
+        forward_ports=_forward_ports(settings.agent.forward_ports),
         version=__version__,
+        apps=[app.model_dump() for app in settings.section("agent", AgentSettings).apps],
         on_ready=_ready,
     )
+    raise_descriptor_limit()  # each connection that is forwarded to loopback holds one
     anyio.run(_run, config)
+
+
+def _forward_ports(text: str) -> PortSet:
+    try:
+        return PortSet.parse(text)
+    except ValueError as error:
+        raise ConfigError(f"[agent] forward_ports: {error}", hint="all, none, or a list like 80,8000-8999") from error
 
 
 def _ready(manifest: Manifest) -> None:

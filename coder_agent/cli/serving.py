@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 import anyio.abc
@@ -15,6 +15,19 @@ def flag(help_text: str, *names: str) -> typer.models.OptionInfo:
     """An option whose default is the setting's own, said in its help."""
     option: typer.models.OptionInfo = typer.Option(*names, help=help_text, show_default=False)
     return option
+
+
+def raise_descriptor_limit() -> int:
+    """Let this process have as many files and sockets as it may. Returns how many that is."""
+    try:
+        import resource
+    except ImportError:  # Windows: there is no such limit
+        return 1 << 20
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != most:
+        with suppress(ValueError, OSError):  # macOS says "unlimited" and means less
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 @asynccontextmanager

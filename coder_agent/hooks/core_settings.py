@@ -5,7 +5,7 @@ Names of keys, flags and environment variables follow Coder's own programs, so t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field, PrivateAttr, SecretStr
 
@@ -30,6 +30,27 @@ class ClientSettings(BaseModel):
     )
 
 
+class AppSettings(BaseModel):
+    """One ``[[agent.apps]]``: an app of the workspace, as `coder app add` would declare it (hooks/web.py WebApp)."""
+
+    slug: str
+    url: str = ""
+    display_name: str = ""
+    icon: str = ""
+    command: str = ""
+    external: bool = False
+    subdomain: bool = False
+    sharing_level: Literal["owner", "organization", "authenticated", "public"] = "owner"
+    healthcheck_url: str = ""
+    healthcheck_interval: int = Field(5, ge=1)
+    healthcheck_threshold: int = Field(6, ge=1)
+    hidden: bool = False
+    order: int = 0
+    open_in: Literal["slim-window", "tab"] = "slim-window"
+    cors_behavior: Literal["simple", "passthru"] = "simple"
+    trusted: bool = False
+
+
 class AgentSettings(BaseModel):
     """What `coder-agent run` uses in a workspace."""
 
@@ -38,6 +59,12 @@ class AgentSettings(BaseModel):
     token_file: str = Field(
         "", description="file that holds the agent token", json_schema_extra={"env": "CODER_AGENT_TOKEN_FILE"}
     )
+    forward_ports: str = Field(
+        "all",
+        description="ports of this machine's loopback that users may reach: all, none, or a list like 80,8000-8999",
+        json_schema_extra={"env": "CODER_AGENT_FORWARD_PORTS"},
+    )
+    apps: list[AppSettings] = Field(default_factory=list, description="web apps of this workspace, for its users")
 
 
 class NetworkSettings(BaseModel):

@@ -20,10 +20,10 @@ from ipaddress import IPv6Address
 import anyio
 import anyio.abc
 
-from ..agent import forward_to_loopback
 from ..errors import CoderAgentError
 from ..hooks.events import Event, PathChanged
 from ..node import TailnetNode
+from ..runtime.loopback import forward_loopback
 from ..runtime.pipe import pipe
 
 
@@ -40,7 +40,7 @@ def say_path(event: Event) -> None:
 
 async def run_node(node: TailnetNode, peer: IPv6Address, dial: Iterable[int]) -> None:
     """Serve until SIGTERM. `dial`: ports of `peer` to be reached from loopback."""
-    node.on_syn = lambda request: node.start_soon(forward_to_loopback, node, request)
+    forward_loopback(node)
     with anyio.open_signal_receiver(signal.SIGTERM) as signals:
         async with anyio.create_task_group() as tasks:
             for port in dial:

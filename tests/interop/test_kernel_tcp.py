@@ -400,9 +400,10 @@ def test_we_ping_the_kernel(bench: Bench) -> None:
 def test_udp_both_ways_and_port_unreachable(bench: Bench) -> None:
     got: list[tuple[int, int, bytes]] = []
 
-    def on_udp(source: IPv6Address, source_port: int, local: IPv6Address, port: int, data: memoryview) -> None:
+    def on_udp(source: IPv6Address, source_port: int, local: IPv6Address, port: int, data: memoryview) -> bool:
         got.append((source_port, port, bytes(data)))
         bench.stack.send_udp(local, port, source, source_port, b"re: " + bytes(data), time.monotonic())
+        return True
 
     with bench.kernel_socket(socket.SOCK_DGRAM) as sock:
         sock.connect((OURS, 53))

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Container, Hashable, Iterator
 
-from ...base.burst import MAX_BURST, Burst
+from ...base.burst import Burst
+from .segmenter import rows_for
 
 LIMIT = 1024
 """Packets held per peer. Each answers something; what does not fit is dropped like on any full link."""
 
 
 class Outbox:
-    """A queue of single packets per peer. Neighbours of equal length leave as one burst, in order."""
+    """A queue of single packets per peer. Those of equal length, and one shorter behind them, leave as one burst."""
 
     def __init__(self) -> None:
         self._queues: dict[Hashable, deque[bytes]] = {}
@@ -30,6 +31,11 @@ class Outbox:
             self.dropped += 1
             return
         queue.append(packet)
+
+    def waiting(self, peer: Hashable) -> int:
+        """Packets that wait for `peer`."""
+        queue = self._queues.get(peer)
+        return len(queue) if queue is not None else 0
 
     def has_for_others(self, blocked: Container[Hashable]) -> bool:
         """True if a peer that is not blocked has packets waiting."""
@@ -50,12 +56,13 @@ class Outbox:
 
 
 def _take_burst(queue: deque[bytes]) -> Burst:
-    """The packets of equal length at the head of `queue`."""
+    """The packets of equal length at the head of `queue`; a shorter one may be the last (the end of a datagram)."""
     first = queue.popleft()
-    size = len(first)
-    if not queue or len(queue[0]) != size:
+    size = last = len(first)
+    if not queue or len(queue[0]) > size:
         return Burst.of(first)
-    packets = [first]
-    while queue and len(queue[0]) == size and len(packets) < MAX_BURST:
+    packets, most = [first], rows_for(size)
+    while queue and last == size and len(queue[0]) <= size and len(packets) < most:
+        last = len(queue[0])
         packets.append(queue.popleft())
-    return Burst(memoryview(b"".join(packets)), 0, size, len(packets), size, size)
+    return Burst(memoryview(b"".join(packets)), 0, size, len(packets), size, last)

@@ -47,11 +47,10 @@ class Stack(Messenger):
     def __init__(self, config: StackConfig, *, rng: Callable[[int], bytes], vector: bool | None = None) -> None:
         use_numpy = has_numpy() if vector is None else vector
         keep_freed_memory()
-        super().__init__(config.mtu, verify_checksums=config.verify_checksums)
+        super().__init__(config.mtu, rng, verify_checksums=config.verify_checksums)
         self.config = config
         self.on_syn: Callable[[SynRequest], None] | None = None
         """Called for each new incoming connection; it may decide at once or later. None = all are refused."""
-        self._rng = rng
         self._segmenters = Segmenters(config.mtu, vector=use_numpy)
         self._mtus: dict[Hashable, int] = {}
         self._merger = make_merger(vector=use_numpy)

@@ -270,12 +270,18 @@ def test_tsmp_ping_pong_and_key() -> None:
 def test_udp_in_and_out() -> None:
     stack = make_stack()
     got: list[tuple[IPv6Address, int, IPv6Address, int, bytes]] = []
-    stack.on_udp = lambda source, sport, local, port, data: got.append((source, sport, local, port, bytes(data)))
+
+    def listen(source: IPv6Address, sport: int, local: IPv6Address, port: int, data: memoryview) -> bool:
+        got.append((source, sport, local, port, bytes(data)))
+        return True
+
+    stack.on_udp = listen
     deliver(stack, udp.build(B.packed, 5, A.packed, 53, b"question") + bytes(3))
     assert got == [(B, 5, A, 53, b"question")]
     assert stack.send_udp(A, 53, B, 5, b"answer", 0.0)
     assert sent(stack) == [("b", udp.build(A.packed, 53, B.packed, 5, b"answer"))]
-    assert not stack.send_udp(A, 53, B, 5, bytes(1233), 0.0)
+    assert not stack.send_udp(A, 53, B, 5, bytes(65_528), 0.0)
+    assert not stack.send_udp(A, 53, C, 5, b"nobody has that address", 0.0)
 
 
 def test_udp_without_a_listener_is_answered_at_a_bounded_rate() -> None:
