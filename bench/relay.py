@@ -33,6 +33,7 @@ IDLE_CLIENTS = 10_000
 IDLE_SECONDS = 140.0
 """Two keepalives each: at most 65 s after the login, and 60 s after that."""
 KEEPALIVES = 2
+HALF_OPEN = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,3 +169,17 @@ def idle_clients(place: Place, plan: Plan) -> Iterator[Row]:
             missed += said["late"] + said["closed"] + max(0, KEEPALIVES * IDLE_CLIENTS - said["keepalives"])
             yield Row.of("relay_idle_clients", f"MB RSS, {'TLS' if relay.tls else 'plain'}", [relay.resident()])
     yield Row.of("relay_idle_clients", "missed", [missed])
+
+
+def half_open(place: Place, plan: Plan) -> Iterator[Row]:
+    """10,000 connections whose request (with TLS: whose handshake) does not end: the relay's memory, and what somebody
+    waits meanwhile who logs in and sends a packet to himself."""
+    for tls in (True, False):
+        kind = "TLS" if tls else "plain"
+        with ours(place, 3341, tls=tls) as relay:
+            load = relay.load("half", HALF_OPEN)
+            with run_program(*load, host=place.workspace, env=place.environment("load")) as program:
+                program.event("opened", 120)
+                waits = program.event("visited", 120)["seconds"]
+                yield Row.of("relay_half_open", f"MB RSS, {kind}", [relay.resident()])
+                yield Row.of("relay_half_open", f"s longest, {kind}", [max(waits)])

@@ -43,6 +43,7 @@ BENCHMARKS: Mapping[tuple[str, ...], Measure] = {
     ("relay_latency",): relay.latency,
     ("relay_pairs",): relay.pairs,
     ("relay_idle_clients",): relay.idle_clients,
+    ("relay_half_open",): relay.half_open,
     ("ping_overhead",): latency.ping_overhead,
     ("first_pong", "time_to_direct"): latency.first_contact,
     ("cli_start",): footprint.cli_start,

@@ -4,6 +4,7 @@ relay_load.py forward ADDRESS TLS SIZE PAIRS SECONDS     frames through the rela
 relay_load.py pairs ADDRESS TLS PAIRS FRAMES             each to its partner, then all to one and one to all
 relay_load.py latency ADDRESS TLS COUNT                  round trips through the relay, and to a bare echo over TCP
 relay_load.py idle ADDRESS TLS CLIENTS SECONDS           clients that say nothing: when was each kept alive?
+relay_load.py half ADDRESS TLS CONNECTIONS               requests that do not end; how long do others wait meanwhile?
 
 ADDRESS is host:port, TLS 1 or 0 (certificates are not looked at). Tells its results as events on stdout.
 """
@@ -321,6 +322,33 @@ def idle(at: tuple[str, int], tls: ssl.SSLContext | None, count: int, seconds: f
     tell("idled", clients=len(clients), keepalives=keepalives, longest=longest, late=late, closed=closed)
 
 
+HALF_REQUEST = b"GET /derp HTTP/1.1\r\nHost: relay\r\n"
+HALF_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+"""TLS 1.x, a ClientHello of 508 bytes, of which these are the first."""
+VISITORS = 20
+
+
+def half(at: tuple[str, int], tls: ssl.SSLContext | None, count: int) -> None:
+    """Open connections that begin to ask and do not end; then time whole logins and a packet there and back."""
+    began = time.monotonic()
+    opened = []
+    for _ in range(count):
+        sock = socket.create_connection(at, timeout=60)
+        sock.sendall(HALF_REQUEST if tls is None else HALF_HELLO)
+        opened.append(sock)
+    tell("opened", connections=len(opened), seconds=time.monotonic() - began)
+    waits = []
+    for _ in range(VISITORS):
+        began = time.monotonic()
+        visitor = Client(at, tls)
+        visitor.sock.sendall(send_packet(visitor.key, bytes(PAYLOAD)))
+        if not visitor.sock.recv(PAYLOAD):
+            raise SystemExit("a visitor was thrown out")
+        waits.append(time.monotonic() - began)
+    tell("visited", seconds=waits)
+    sys.stdin.read()  # hold them while the relay's memory is looked at
+
+
 def main() -> None:
     what, address, tls, *numbers = sys.argv[1:]
     host, _, port = address.rpartition(":")
@@ -335,6 +363,8 @@ def main() -> None:
         pairs(at, context, int(numbers[0]), int(numbers[1]))
     elif what == "latency":
         latency(at, context, int(numbers[0]))
+    elif what == "half":
+        half(at, context, int(numbers[0]))
     elif what == "idle":
         idle(at, context, int(numbers[0]), float(numbers[1]))
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -134,6 +135,24 @@ def test_a_relay_killed_in_mid_transfer_costs_less_than_half_a_second(direction:
         start_relay(place.deployment, place.machines[0])
         goes_on(transfer, time.monotonic(), 3)
         assert longest_stall(transfer, cut) <= STALL + REPORT
+
+
+def test_a_relay_restarted_by_its_operator_costs_a_transfer_nothing_to_speak_of(tmp_path: Path) -> None:
+    """It says that it restarts; everybody leaves by the other relay, and comes back."""
+    with two_relays(tmp_path) as place:
+        transfer = place.transfer("get")
+        told = time.monotonic()
+        relay = place.relays[0]
+        relay.process.send_signal(signal.SIGTERM)
+        relay.wait_for("Draining")
+        assert relay.wait(15) == 0
+        start_relay(place.deployment, place.machines[0])
+        goes_on(transfer, time.monotonic(), 4)
+        stall = longest_stall(transfer, told)
+        print(f"stall around a restart: {stall:.2f} s")
+        assert stall <= STALL + REPORT
+        agent = next(one for one in place.deployment.programs if one.name == "coder-agent -v")
+        assert "the relay is about to restart" in agent.output
 
 
 @pytest.mark.parametrize("direction", ["get", "put"])

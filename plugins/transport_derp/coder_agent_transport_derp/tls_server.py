@@ -30,14 +30,16 @@ CLOSE_TIMEOUT = 2.0
 class TlsGate:
     """`protocol` for `loop.create_server`, without its `ssl`: makes `above` for each connection that shook hands.
 
-    At most `most` connections may be in a handshake; further ones are closed at once.
+    At most `most` connections may be in a handshake. One more costs the oldest of them its place: half-open ones take
+    bounded memory, and do not keep out who shakes hands at once.
     """
 
     def __init__(self, context: ssl.SSLContext, above: Callable[[], asyncio.BaseProtocol], most: int = 10_000) -> None:
         self.context = context
         self.above = above
         self.most = most
-        self.shaking: set[TlsTransport] = set()
+        self.shaking: dict[TlsTransport, None] = {}
+        """In the order of their coming."""
         self.failures = 0
         """Handshakes that failed or took too long."""
         self.room = memoryview(bytearray(READ_SIZE))
@@ -103,9 +105,8 @@ class TlsTransport(asyncio.Transport):
         """The TCP connection stands."""
         self._below = below
         if len(self.gate.shaking) >= self.gate.most:
-            below.abort()
-            return
-        self.gate.shaking.add(self)
+            next(iter(self.gate.shaking)).give_up()
+        self.gate.shaking[self] = None
         self._timer = self._loop.call_later(HANDSHAKE_TIMEOUT, self._fail)
 
     def received(self, data: memoryview) -> None:
@@ -192,10 +193,15 @@ class TlsTransport(asyncio.Transport):
             above.connection_lost(exc)
 
     def _calm(self) -> None:
-        self.gate.shaking.discard(self)
+        self.gate.shaking.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def give_up(self) -> None:
+        """Somebody else needs the place."""
+        self._calm()
+        self._fail()
 
     def _fail(self) -> None:
         self.gate.failures += 1

@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 import pytest
 import trustme
+from coder_agent_transport_derp import tls_server
 from coder_agent_transport_derp.daemon import door as door_module
 from coder_agent_transport_derp.daemon.admission import UrlVerifier, shows_token
 from coder_agent_transport_derp.daemon.options import resolve
@@ -28,6 +29,7 @@ from websockets.typing import Subprotocol
 from coder_agent.base.addresses import AddrPort
 from coder_agent.base.keys import NodePrivate, NodePublic
 from coder_agent.errors import ConfigError
+from coder_agent.hooks import Egress, Purpose, Verdict
 from coder_agent.hooks.interfaces import DialOptions
 from coder_agent.protocols.derp import frames
 from coder_agent.protocols.derp.frames import FrameType
@@ -246,6 +248,52 @@ async def test_half_open_connections_cost_bounded_room(monkeypatch: pytest.Monke
         await Client.enter(program)
 
 
+def certificate(folder: Path) -> tuple[dict[str, str], ssl.SSLContext]:
+    """Settings of a relay with TLS, and what its clients trust."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    issued.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+    issued.private_key_pem.write_to_path(folder / "key.pem")
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    return {"tls_cert_file": str(folder / "cert.pem"), "tls_key_file": str(folder / "key.pem")}, trusting
+
+
+async def test_half_open_tls_costs_bounded_room_and_keeps_nobody_out(tmp_path: Path) -> None:
+    """Before the handshake and in the middle of it. All 10,000 of them: `make bench ONLY=relay_half_open`."""
+    files, trusting = certificate(tmp_path)
+    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+    async with running(**files) as program:
+        gate = program._gate
+        assert gate is not None
+        gate.most = 50
+        writers = [(await dial(program.address))[1] for _ in range(80)]
+        for writer in writers[::2]:
+            writer.write(hello)
+        await until(lambda: program.figures()["tls_handshakes_waiting"] == 50)
+        await until(lambda: program.figures()["tls_handshake_failures"] == 30)
+        a = await Client.enter(program, tls=trusting)  # takes the place of the oldest, and leaves it at once
+        b = await Client.enter(program, tls=trusting)
+        a.writer.write(frames.send_packet(b.key, b"through"))
+        assert await b.frame() == (FrameType.RECV_PACKET, a.key + b"through")
+        assert program.figures()["tls_handshakes_waiting"] <= 50
+        for writer in writers:
+            writer.close()
+        await until(lambda: program.figures()["tls_handshakes_waiting"] == 0)
+
+
+async def test_a_tls_handshake_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls_server, "HANDSHAKE_TIMEOUT", 0.05)
+    files, _ = certificate(tmp_path)
+    async with running(**files) as program:
+        reader, _ = await dial(program.address)
+        with anyio.fail_after(10):
+            with suppress(ConnectionError):
+                assert await reader.read(1) == b""
+        await until(lambda: program.figures()["tls_handshakes_waiting"] == 0)
+        assert program.figures()["tls_handshake_failures"] == 1
+
+
 # ---------------------------------------------------------------- admission by somebody else
 
 
@@ -359,6 +407,34 @@ async def test_figures_for_prometheus() -> None:
         assert b"# TYPE derp_clients gauge\nderp_clients 1.0\n" in body
         assert b"derp_accepts_total 1.0\n" in body
         assert (await ask(program.metrics, "GET / HTTP/1.1\r\nHost: r\r\n\r\n"))[0] == HTTPStatus.NOT_FOUND
+
+
+async def test_what_an_air_gap_refuses_is_counted() -> None:
+    class Nobody:
+        name = "nobody"
+
+        def judge(self, host: str, address: str | None, port: int, purpose: Purpose) -> Verdict:
+            return Verdict(host == "127.0.0.1", "a rule")
+
+        def trust(self, host: str, reason: str) -> None: ...
+
+    egress = Egress(Nobody())
+    settings = program_settings(
+        address="127.0.0.1:0",
+        stun_address="disable",
+        mesh_with=["http://relay.example/derp"],
+        metrics_address="127.0.0.1:0",
+    )
+    options = resolve(settings, DerpSettings.model_validate({"relay_mesh_key": MESH}))
+    async with open_relay(options, DialOptions(proxy="", egress=egress)) as program:
+        await until(lambda: program.figures()["airgap_refused_lookup"] or program.figures()["airgap_refused_connect"])
+        assert program.metrics is not None
+        status, body = await ask(program.metrics, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert status == 200
+        assert b"derp_airgap_refused_stun_total 0.0" in body
+    async with running() as program:
+        assert not any(name.startswith("airgap") for name in program.figures())
+        await hang_up()
 
 
 async def test_a_renewed_certificate_is_served_and_a_broken_one_is_not(tmp_path: Path) -> None:

@@ -343,3 +343,17 @@ def test_errors_carry_no_secrets(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     err = capsys.readouterr().err
     assert "0123456789012345678901" not in err
     assert "to the wrong place" in err
+
+
+@pytest.mark.parametrize("program", ["coder", "coder_agent"])
+def test_ctrl_c_during_the_imports_is_quiet(program: str) -> None:
+    code = (
+        "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        f"from coder_agent.cli import start; sys.exit(start.{program}())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

@@ -17,6 +17,8 @@ import h11
 from coder_agent.base.addresses import AddrPort
 from coder_agent.cli.listening import HostPort
 from coder_agent.errors import ConfigError
+from coder_agent.hooks import Egress, Purpose
+from coder_agent.hooks.egress import OPEN
 from coder_agent.hooks.interfaces import DialOptions
 from coder_agent.stun_responder import serve_stun
 
@@ -56,6 +58,7 @@ class RelayProgram:
     draining: bool = False
     limits: Callable[[], DerpSettings] | None = None
     """Where the limits of clients are read again; raises ConfigError."""
+    egress: Egress = OPEN
     _gate: TlsGate | None = None
     _server: asyncio.Server | None = field(default=None, repr=False)
 
@@ -70,6 +73,9 @@ class RelayProgram:
             found["tls_handshake_failures"] = self._gate.failures
         if self.verifier is not None:
             found["verify_failures"] = self.verifier.failures
+        if self.egress.policy is not None:  # what an air gap kept this relay from
+            for purpose in Purpose:
+                found[f"airgap_refused_{purpose.value.replace('-', '_')}"] = self.egress.refused[purpose.value]
         return found
 
     def reload(self) -> None:
@@ -142,7 +148,16 @@ async def open_relay(
         protocol = door.protocol if gate is None else gate.protocol
         server = await _listen(stack, options.address, protocol, "address")
         program = RelayProgram(
-            options, relay, door, _bound(server), verifier, loop.time(), limits=limits, _gate=gate, _server=server
+            options,
+            relay,
+            door,
+            _bound(server),
+            verifier,
+            loop.time(),
+            limits=limits,
+            egress=dial.egress,
+            _gate=gate,
+            _server=server,
         )
         listeners = [server]
         if options.metrics is not None:
