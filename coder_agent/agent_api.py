@@ -6,6 +6,7 @@ A stock server answers "not found", and is not asked again before the next conne
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from .base.path_rules import NO_RULES, DirectRule, PathRules
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 RULES_PATH = "/api/v2/workspaceagents/me/path-rules"
 PATHS_PATH = "/api/v2/workspaceagents/me/paths"
+APPS_PATH = "/api/v2/workspaceagents/me/apps"
 TIMEOUT = 5.0
 """Seconds for one answer: the server was heard a moment ago."""
 
@@ -53,6 +55,17 @@ class AgentApi:
         except CoderAgentError as exc:
             log.debug("the server did not take the path report: %s", exc)
         return True
+
+    async def declare_apps(self, apps: Sequence[Mapping[str, object]]) -> None:
+        """Tell the server which apps our configuration names; it forgets those that it named before."""
+        try:
+            reply = await self._api.call("PUT", APPS_PATH, {"apps": list(apps)}, timeout=TIMEOUT)
+        except CoderAgentError as exc:
+            if apps:  # a server that has no such thing is worth a word only to somebody who wants it
+                log.warning("the server did not take the apps of the configuration: %s", exc)
+            return
+        for slug in reply.get("declared_otherwise", ()) if isinstance(reply, Mapping) else ():
+            log.warning("app %s: the workspace's owner has declared it otherwise (`coder app list`)", slug)
 
 
 def with_manifest(rules: PathRules, disable_direct_connections: bool) -> PathRules:

@@ -42,7 +42,7 @@ def run(
         services=cli.host.agent_services(settings),
         forward_ports=_forward_ports(settings.agent.forward_ports),
         version=__version__,
-        apps=[app.model_dump() for app in settings.section("agent", AgentSettings).apps],
+        apps=[app.model_dump() for app in settings.agent.apps],
         on_ready=_ready,
     )
     raise_descriptor_limit()  # each connection that is forwarded to loopback holds one

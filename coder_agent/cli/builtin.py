@@ -17,7 +17,18 @@ def coder_commands() -> Sequence[CommandSpec]:
         CommandSpec("create", "Register a workspace and print its agent's start line.", f"{here}.workspaces:create"),
         CommandSpec("list", "List workspaces and whether their agents are connected.", f"{here}.workspaces:list_"),
         CommandSpec("delete", "Remove a workspace.", f"{here}.workspaces:delete"),
+        CommandSpec("add", "Declare a web app of a workspace.", f"{here}.apps:add", group="app"),
+        CommandSpec("list", "List the apps of a workspace.", f"{here}.apps:list_", group="app"),
+        CommandSpec("remove", "Forget an app of a workspace.", f"{here}.apps:remove", group="app"),
+        CommandSpec("port-share", "Let others open a port in the browser.", f"{here}.apps:port_share"),
+        CommandSpec("create", "Make an account; for owners.", f"{here}.accounts:create_user", group="users"),
+        CommandSpec("list", "List accounts.", f"{here}.accounts:list_users", group="users"),
+        CommandSpec("create", "Make a token for a program.", f"{here}.accounts:create_token", group="tokens"),
+        CommandSpec("list", "List named tokens.", f"{here}.accounts:list_tokens", group="tokens"),
+        CommandSpec("remove", "Revoke a token.", f"{here}.accounts:remove_token", group="tokens"),
+        CommandSpec("logout", "Sign out.", f"{here}.accounts:logout"),
         CommandSpec("path-rules", "Show or change how a workspace may be reached.", f"{here}.path_rules:path_rules"),
+        CommandSpec("completion", "Print or install a script for shell completion.", f"{here}.completion:completion"),
         CommandSpec("run", "Run the agent of a workspace.", f"{here}.agent:run", program="coder-agent"),
         CommandSpec(
             "list", "List plugins, with what is wrong with broken ones.", f"{here}.plugins:list_", group="plugins"

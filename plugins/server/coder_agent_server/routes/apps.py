@@ -204,5 +204,7 @@ async def report_apps(request: Request) -> Response:
     server.report_limit.check(agent.id)
     wanted = {body.slug: body.value() for body in (await read_json(request, AgentAppsBody)).apps}
     async with server.database.write() as session:
-        taken = await store.report_apps(session, agent.id, list(wanted.values()), server.clock())
-    return JSONResponse({"declared_otherwise": taken})
+        told = await store.report_apps(session, agent.id, list(wanted.values()), server.clock())
+    if told.changed:
+        apps_changed(server, agent)
+    return JSONResponse({"changed": told.changed, "declared_otherwise": told.taken})

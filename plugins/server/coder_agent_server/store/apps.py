@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from uuid import UUID, uuid4
 
@@ -111,48 +111,49 @@ async def add_app(session: AsyncSession, agent_id: UUID, new: NewApp, now: datet
     return found
 
 
-async def report_apps(session: AsyncSession, agent_id: UUID, wanted: Sequence[NewApp], now: datetime) -> list[str]:
-    """What the agent's own configuration declares, in place of what it declared before. Returns the slugs that were
-    left out because the owner has given them to something else."""
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What came of an agent's report. `taken`: slugs that were left out, because the owner gave them to other apps."""
+
+    changed: bool
+    taken: list[str]
+
+
+async def report_apps(session: AsyncSession, agent_id: UUID, wanted: Sequence[NewApp], now: datetime) -> Reported:
+    """What the agent's own configuration declares, in place of what it declared before."""
     rows = {row.slug: row for row in await session.scalars(select(App).where(App.agent_id == agent_id))}
-    keep: set[str] = set()
-    taken: list[str] = []
-    for new in wanted:
-        row = rows.get(new.slug)
-        if row is not None and row.source != FROM_AGENT:
-            taken.append(new.slug)
+    taken = [new.slug for new in wanted if new.slug in rows and rows[new.slug].source != FROM_AGENT]
+    mine = {new.slug: new for new in wanted if new.slug not in taken}
+    changed = False
+    for slug, new in mine.items():
+        row = rows.get(slug)
+        if row is not None and _is_as(row, new):
             continue
-        keep.add(new.slug)
+        changed = True
         if row is None:
-            row = App(id=uuid4(), agent_id=agent_id, slug=new.slug, created_at=now)
+            row = App(id=uuid4(), agent_id=agent_id, slug=slug, created_at=now)
             session.add(row)
         _fill(row, new, FROM_AGENT, now)
     for row in rows.values():
-        if row.source == FROM_AGENT and row.slug not in keep:
+        if row.source == FROM_AGENT and row.slug not in mine:
+            changed = True
             await session.delete(row)
-    return taken
+    return Reported(changed, taken)
+
+
+_FIELDS = tuple(field.name for field in fields(NewApp))
+
+
+def _is_as(row: App, new: NewApp) -> bool:
+    return all(getattr(row, name) == getattr(new, name) for name in _FIELDS)
 
 
 def _fill(row: App, new: NewApp, source: str, now: datetime) -> None:
-    same_check = row.healthcheck_url == new.healthcheck_url
-    row.source = source
-    row.display_name = new.display_name
-    row.url = new.url
-    row.icon = new.icon
-    row.command = new.command
-    row.external = new.external
-    row.subdomain = new.subdomain
-    row.sharing_level = new.sharing_level
-    row.healthcheck_url = new.healthcheck_url
-    row.healthcheck_interval = new.healthcheck_interval
-    row.healthcheck_threshold = new.healthcheck_threshold
-    row.hidden = new.hidden
-    row.order = new.order
-    row.open_in = new.open_in
-    row.cors_behavior = new.cors_behavior
-    row.trusted = new.trusted
-    row.updated_at = now
-    if not same_check or not row.health:
+    checked = row.healthcheck_url if row.health else None
+    for name in _FIELDS:
+        setattr(row, name, getattr(new, name))
+    row.source, row.updated_at = source, now
+    if checked != new.healthcheck_url:
         row.health = new.first_health.value
 
 

@@ -36,6 +36,7 @@ class WorkspaceFilter:
     owner: str | None = None
     name: str | None = None
     text: str | None = None
+    ids: frozenset[UUID] | None = None
 
 
 def _complete() -> Select[Workspace]:
@@ -115,6 +116,8 @@ async def list_workspaces(
         found = found.where(User.username == which.owner.lower())
     if which.name is not None:
         found = found.where(Workspace.name == which.name.lower())
+    if which.ids is not None:
+        found = found.where(Workspace.id.in_(which.ids))
     if which.text:
         found = found.where(Workspace.name.contains(which.text.lower()))
     count = await session.scalar(select(func.count()).select_from(found.subquery())) or 0
