@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import selectinload
+from sqlalchemy.orm import immediateload, selectinload
 
 from ..tokens import new_agent_token, secret_hash
 from .accounts import NameTaken
@@ -43,7 +43,10 @@ def _complete() -> Select[Workspace]:
     return select(Workspace).options(
         selectinload(Workspace.owner),
         selectinload(Workspace.organization),
-        selectinload(Workspace.agents).selectinload(Agent.apps),
+        selectinload(Workspace.agents).options(
+            selectinload(Agent.apps),
+            immediateload(Agent.workspace),  # the one at hand: no query
+        ),
         selectinload(Workspace.shares),
     )
 
