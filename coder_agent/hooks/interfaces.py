@@ -479,6 +479,10 @@ class ServerContext(Protocol):
         `agent` None = the only one. None = there is none, or it is forbidden: nobody can tell which."""
         ...
 
+    async def find_agent_by_id(self, agent_id: UUID, *, visitor: Identity | None) -> AgentPlace | None:
+        """The same for routes that name an agent by its id (``/api/v2/workspaceagents/{agent}/…``)."""
+        ...
+
     async def find_app(
         self, owner: str, workspace: str, agent: str | None, slug: str, *, visitor: Identity | None
     ) -> tuple[AgentPlace, WebApp] | None:

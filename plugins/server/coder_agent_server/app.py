@@ -8,7 +8,7 @@ from dataclasses import replace
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Mount, Route, Router, WebSocketRoute
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from .deployment import Deployment
@@ -37,17 +37,16 @@ def build_app(server: Deployment, plugin_routes: Sequence[BaseRoute] = ()) -> AS
         *meta.routes(),
         *relay.api_routes(),
         *debug.routes(),
-        WebSocketRoute("/{path:path}", unknown_socket),
     ]
+    others = Router([*plugin_routes, WebSocketRoute("/{path:path}", unknown_socket)], redirect_slashes=False)
     app = Starlette(
         routes=[
             Route("/healthz", meta.healthz, methods=["GET"]),
             *relay.routes(),
             *pages.routes(),
             Route("/api/v2", meta.hello, methods=["GET"]),
-            Mount("/api/v2", app=Router(api, redirect_slashes=False)),
-            *plugin_routes,
-            WebSocketRoute("/{path:path}", unknown_socket),
+            Mount("/api/v2", app=Router(api, redirect_slashes=False, default=_from_the_root(others))),
+            *others.routes,
         ],
         exception_handlers={Problem: on_problem, HTTPException: on_http_exception, Exception: on_bug},
     )
@@ -65,6 +64,15 @@ def front_rules(server: Deployment) -> FrontRules:
     by_scheme = options.tls is not None or bool(options.proxies.headers)
     redirect = redirect_rule(server.access_url, options.wildcard_access_url, by_scheme=by_scheme)
     return replace(rules, redirect=redirect)
+
+
+def _from_the_root(app: ASGIApp) -> ASGIApp:
+    """For what a mount has no route for: `app` sees the whole path, so that plugins may add routes below it, too."""
+
+    async def unmounted(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "root_path": scope.get("app_root_path", "")}, receive, send)
+
+    return unmounted
 
 
 async def unknown_socket(socket: WebSocket) -> None:

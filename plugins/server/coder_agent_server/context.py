@@ -10,6 +10,7 @@ import hmac
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import anyio
 from starlette.requests import HTTPConnection
@@ -32,7 +33,7 @@ from coder_agent.hooks.web import (
 
 from .auth import Principal, caller_ip, is_cross_site, presented_token, user_of
 from .documents.agents import agent_status
-from .store import accounts, workspaces
+from .store import accounts, agents, workspaces
 from .store.apps import shared_port, web_app
 from .store.schema import Agent, Workspace
 
@@ -133,6 +134,14 @@ class RoutesContext:
                 return place
         return None
 
+    async def find_agent_by_id(self, agent_id: UUID, *, visitor: Identity | None) -> AgentPlace | None:
+        """The same by its id."""
+        async with self._server.database.read() as session:
+            agent = await agents.find_agent(session, agent_id)
+        if agent is None or not may_use(visitor, agent.workspace.owner_id):
+            return None
+        return self.place(agent.workspace, agent)
+
     async def find_app(
         self, owner: str, workspace: str, agent: str | None, slug: str, *, visitor: Identity | None
     ) -> tuple[AgentPlace, WebApp] | None:
@@ -166,10 +175,10 @@ class RoutesContext:
             found = None if user is None else await workspaces.find_workspace_by_name(session, user.id, workspace)
         if found is None:
             return []
-        agents = [one for one in found.agents if agent is None or one.name == agent.lower()]
-        if agent is None and not any_of_several and len(agents) != 1:
+        meant = [one for one in found.agents if agent is None or one.name == agent.lower()]
+        if agent is None and not any_of_several and len(meant) != 1:
             return []
-        return [self.place(found, one) for one in agents]
+        return [self.place(found, one) for one in meant]
 
     def place(self, workspace: Workspace, agent: Agent) -> AgentPlace:
         """Rows as a value."""
