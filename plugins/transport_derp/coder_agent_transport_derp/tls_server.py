@@ -21,6 +21,8 @@ SLICE = 32 << 10
 """Bytes given to OpenSSL at once: its memory buffers never shrink, and there are two for each connection."""
 DIRECT = 2 << 10
 """Writes from this size are encrypted where they lie; smaller ones are gathered until the turn of the loop ends."""
+HEADER, MAX_RECORD = 5, 5 + (16 << 10)
+"""Bytes of a TLS record's head, and of the longest in plain text (RFC 8446 §5.1)."""
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds for a TLS handshake (derpserver.go gives as long to each step of a login)."""
 CLOSE_TIMEOUT = 2.0
@@ -82,6 +84,14 @@ class _Below(asyncio.BufferedProtocol):
             above.resume_writing()
 
 
+def is_whole(record: bytes | bytearray) -> bool:
+    """Is there enough for OpenSSL to say something? Its state is 50 KB, which half a greeting is not worth."""
+    if len(record) < HEADER:
+        return not record.startswith(b"\x16") and bool(record)  # no handshake: it gets its alert
+    size = HEADER + int.from_bytes(record[3:5], "big")
+    return len(record) >= size or size > MAX_RECORD or record[0] != 0x16
+
+
 class TlsTransport(asyncio.Transport):
     """The transport that the protocol above gets. `write` keeps no reference to what it is given."""
 
@@ -91,7 +101,8 @@ class TlsTransport(asyncio.Transport):
         self.above: asyncio.BaseProtocol | None = None
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._tls = gate.context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._tls: ssl.SSLObject
+        self._early: bytearray | None = bytearray()
         self._loop = asyncio.get_running_loop()
         self._gathered = bytearray()
         self._flush_is_due = False
@@ -111,6 +122,12 @@ class TlsTransport(asyncio.Transport):
 
     def received(self, data: memoryview) -> None:
         """Ciphertext, borrowed."""
+        if self._early is not None:
+            self._early += data
+            if not is_whole(self._early):
+                return
+            data, self._early = memoryview(bytes(self._early)), None
+            self._tls = self.gate.context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         for start in range(0, len(data), SLICE):
             if self._below.is_closing():
                 return

@@ -8,11 +8,13 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 import trustme
 from coder_agent_transport_derp import tls_server
@@ -280,6 +282,51 @@ async def test_half_open_tls_costs_bounded_room_and_keeps_nobody_out(tmp_path: P
         for writer in writers:
             writer.close()
         await until(lambda: program.figures()["tls_handshakes_waiting"] == 0)
+
+
+def shaken(tls: ssl.SSLObject) -> bool:
+    """Is the handshake over? If not, it wants to read."""
+    try:
+        tls.do_handshake()
+    except ssl.SSLWantReadError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("record", "whole"),
+    [
+        (b"", False),
+        (b"\x16\x03\x01", False),
+        (b"\x16\x03\x01\x00\x02\x01", False),
+        (b"\x16\x03\x01\x00\x02\x01\x00", True),
+        (b"\x16\x03\x01\xff\xff", True),
+        (b"G", True),
+        (b"GET / HTTP/1.1", True),
+    ],
+    ids=["nothing", "half a head", "half a record", "a record", "too long", "a letter", "HTTP"],
+)
+def test_openssl_is_asked_when_it_can_say_something(record: bytes, whole: bool) -> None:
+    assert tls_server.is_whole(record) is whole
+
+
+async def test_a_greeting_in_single_bytes_is_a_greeting(tmp_path: Path) -> None:
+    files, trusting = certificate(tmp_path)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = trusting.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    async with running(**files) as program:
+        reader, writer = await dial(program.address)
+        for byte in outgoing.read():
+            writer.write(bytes((byte,)))
+            await writer.drain()
+            await anyio.lowlevel.checkpoint()
+        with anyio.fail_after(10):
+            for done in iter(partial(shaken, tls), True):
+                assert not done
+                incoming.write(await reader.read(65536))
+        assert tls.version() == "TLSv1.3"
 
 
 async def test_a_tls_handshake_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
