@@ -20,7 +20,7 @@ from .base.derp_map import DerpMap, viewed_from
 from .base.node import Node
 from .base.path_rules import NO_RULES, PathRules
 from .base.port_set import ALL_PORTS, PortSet
-from .hooks.events import ControlChanged, Event
+from .hooks.events import ControlChanged, Event, RelayChanged
 from .hooks.interfaces import AgentFacts, AgentService, LivingService
 from .node import NodeConfig, TailnetNode, open_node
 from .path_reports import PathReporter
@@ -69,6 +69,7 @@ class Agent:
         self._rules_wanted = anyio.Event()
         self._apps_wanted = anyio.Event()
         self._refused = ""
+        self._unacknowledged: set[UUID] = set()
         self._loopback: Loopback | None = None
         self._link = ControlLink(
             config.url, config.token, mode=AgentMode(config.version), sink=self, dial=config.node.dial
@@ -182,7 +183,7 @@ class Agent:
     def _attach(self, node: TailnetNode) -> None:
         assert self._manifest is not None
         self._node = node
-        self._book = PeerBook(node, acknowledge=self._link.ready_for_handshake)
+        self._book = PeerBook(node, acknowledge=self._acknowledge)
         self._loopback = forward_loopback(node, self._may_forward)
         for service in self._config.services:
             node.listen_tcp(service.port, service.serve)
@@ -205,7 +206,20 @@ class Agent:
         assert self._book is not None
         await self._book.sweep()
 
+    def _acknowledge(self, peer: UUID) -> None:
+        """Its handshake will be answered; but not before we are at our relay, where it would arrive: what a peer sends
+        too early is lost, and costs it the five seconds until it tries again."""
+        node = self._node
+        if node is None or node.engine.relay is None or node.engine.relay.connected(node.home):
+            self._link.ready_for_handshake(peer)
+        else:
+            self._unacknowledged.add(peer)
+
     def _emit(self, event: Event) -> None:
+        if isinstance(event, RelayChanged) and event.connected:
+            waiting, self._unacknowledged = self._unacknowledged, set()
+            for peer in waiting:
+                self._link.ready_for_handshake(peer)
         self._reporter.heard(event)
         self._config.node.emit(event)
 
