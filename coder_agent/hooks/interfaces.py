@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # annotations only: `coder --help` imports this module and sh
     from .server_tailnet import LocalRelay, ServerTailnet
     from .settings import Settings
     from .web import AgentPlace, PortShare, WebApp
+    from .web_apps import AppProxy
 
 API_VERSION = 1
 """Version of this file. A plugin module may state ``__coder_api__ = 1``; another number is refused at load."""
@@ -466,6 +467,15 @@ class ServerContext(Protocol):
 
     def refuse_cross_site(self, connection: object) -> bool:
         """Does this request carry our cookie but come from another site's page? Then it must not be served."""
+        ...
+
+    def believe_proxies(self, scope: dict[str, object]) -> None:
+        """Put what trusted reverse proxies say of a request (address, scheme) into an ASGI scope that a `ConnectionRoute`
+        made, and remove what others say. Requests that come as such have passed this already."""
+        ...
+
+    def app_proxies(self) -> Sequence[AppProxy]:
+        """What plugins offer by `coder_app_proxies`."""
         ...
 
     def client_address(self, connection: object) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -38,6 +38,8 @@ from .store.apps import shared_port, web_app
 from .store.schema import Agent, Workspace
 
 if TYPE_CHECKING:
+    from coder_agent.hooks.web_apps import AppProxy
+
     from .deployment import Deployment
 
 
@@ -53,8 +55,9 @@ def identity_of(principal: Principal) -> Identity:
 class RoutesContext:
     """What `coder_server_routes` is handed."""
 
-    def __init__(self, server: Deployment) -> None:
+    def __init__(self, server: Deployment, app_proxies: Sequence[AppProxy] = ()) -> None:
         self._server = server
+        self._app_proxies = tuple(app_proxies)
 
     @property
     def settings(self) -> Settings:
@@ -98,6 +101,14 @@ class RoutesContext:
         """Is this another site's page, with our cookie?"""
         assert isinstance(connection, HTTPConnection)
         return is_cross_site(connection, self._server.access_url)
+
+    def believe_proxies(self, scope: dict[str, object]) -> None:
+        """What the front does for requests that come through it."""
+        self._server.options.proxies.apply(scope)
+
+    def app_proxies(self) -> Sequence[AppProxy]:
+        """Schemes of apps that plugins know."""
+        return self._app_proxies
 
     def client_address(self, connection: object) -> str:
         """The peer's address, or what a trusted reverse proxy says."""
