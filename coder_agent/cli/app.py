@@ -13,6 +13,7 @@ from typer.main import get_group
 
 from .. import __version__
 from ..errors import CoderAgentError
+from .completion import get_ready, is_asked
 from .context import Cli, Program
 from .lazy import RootGroup
 from .output import note
@@ -37,6 +38,8 @@ def agent_main(argv: Sequence[str] | None = None) -> int:
 
 def run_program(program: Program, argv: Sequence[str] | None = None) -> int:
     """Run one command. A CoderAgentError becomes one line on stderr; any other exception is a bug and is raised."""
+    if is_asked(program, os.environ):
+        get_ready()
     try:
         result = build_root(program).main(args=argv, prog_name=program, standalone_mode=False)
         sys.stdout.flush()
@@ -58,7 +61,7 @@ def build_root(program: Program) -> TyperGroup:
     app = typer.Typer(
         name=program,
         cls=group,
-        add_completion=False,
+        add_completion=False,  # `coder completion` does it
         rich_markup_mode=None,  # rich would take `[owner/]workspace` for markup, and boxes are no help to grep
         context_settings={"help_option_names": ["-h", "--help"]},
     )

@@ -185,3 +185,42 @@ def test_ctrl_c_ends_agent_and_server_in_order(tmp_path: Path) -> None:
         assert not [name for name in left if name.endswith(("-wal", "-shm"))], left
         own.start_server()
         assert json.loads(own.user.coder("list", "-o", "json").out)[0]["name"] == "dev"
+
+
+# ---------------------------------------------------------------- in a shell
+
+TABULATOR = """
+source <(coder completion bash)
+COMP_WORDS=(%s)
+COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+_coder_completion coder
+echo "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("coder spe", "speedtest"),
+        ("coder plugins i", "info"),
+        ("coder speedtest --di", "--direct --direction"),
+        ("coder ping de", "dev"),
+        ("coder ping alice/d", "alice/dev"),
+        ("coder ping zz", ""),
+        ("coder delete d", "dev"),
+    ],
+)
+def test_bash_completes(place: Deployment, dev: Registered, typed: str, offered: str) -> None:
+    said = place.user.run("bash", "-c", TABULATOR % typed)
+    assert (said.code, said.out.strip(), said.err) == (0, offered, "")
+
+
+def test_completion_is_silent_without_a_server(place: Deployment) -> None:
+    nowhere = {"CODER_URL": "http://127.0.0.1:9", "CODER_SESSION_TOKEN": "x"}
+    said = place.user.run("bash", "-c", TABULATOR % "coder ping d", env=nowhere)
+    assert (said.code, said.out.strip(), said.err) == (0, "", "")
+
+
+@pytest.mark.parametrize(("shell", "marks"), [("zsh", "#compdef coder"), ("fish", "complete --command coder")])
+def test_there_are_scripts_for_other_shells(place: Deployment, shell: str, marks: str) -> None:
+    assert marks in place.user.run("coder", "completion", shell).out

@@ -14,6 +14,7 @@ import typer
 
 from coder_agent.api import client_config
 from coder_agent.base.paths import DerpPath, PathKind
+from coder_agent.cli.arguments import WorkspaceArgument
 from coder_agent.cli.context import Cli
 from coder_agent.cli.durations import format_latency, parse_duration
 from coder_agent.cli.output import Output, OutputOption, note, print_json, print_table
@@ -49,7 +50,7 @@ class Options:
 
 def ping(
     ctx: typer.Context,
-    workspace: Annotated[str, typer.Argument(metavar="[OWNER/]WORKSPACE[.AGENT]")],
+    workspace: WorkspaceArgument,
     wait: Annotated[str, typer.Option(help="time between pings")] = "1s",
     timeout: Annotated[str, typer.Option("--timeout", "-t", help="time a ping may take")] = "5s",
     num: Annotated[int, typer.Option("--num", "-n", min=0, help="stop after so many; 0 = on Ctrl-C")] = 0,

@@ -13,6 +13,7 @@ import typer
 
 from coder_agent.api import client_config
 from coder_agent.base.paths import PathKind
+from coder_agent.cli.arguments import WorkspaceArgument
 from coder_agent.cli.context import Cli
 from coder_agent.cli.durations import format_latency
 from coder_agent.cli.output import Output, OutputOption, note, print_json
@@ -36,7 +37,7 @@ PING_TIMEOUT = 1.5
 
 def path(
     ctx: typer.Context,
-    workspace: Annotated[str, typer.Argument(metavar="[OWNER/]WORKSPACE[.AGENT]")],
+    workspace: WorkspaceArgument,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="follow changes until Ctrl-C")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:

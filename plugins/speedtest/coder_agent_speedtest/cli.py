@@ -15,6 +15,7 @@ import typer
 
 from coder_agent.api import client_config
 from coder_agent.base.paths import PathKind
+from coder_agent.cli.arguments import WorkspaceArgument
 from coder_agent.cli.context import Cli
 from coder_agent.cli.durations import format_latency, parse_duration
 from coder_agent.cli.output import Output, OutputOption, note, print_json
@@ -45,7 +46,7 @@ class Way(StrEnum):
 
 def speedtest(
     ctx: typer.Context,
-    workspace: Annotated[str, typer.Argument(metavar="[OWNER/]WORKSPACE[.AGENT]")],
+    workspace: WorkspaceArgument,
     direct: Annotated[bool, typer.Option("--direct", "-d", help="wait for a direct path first")] = False,
     direction: Annotated[Way, typer.Option(help="down: the workspace sends")] = Way.DOWN,
     duration: Annotated[str, typer.Option("--time", "-t", help="5s, 1m30s …")] = "5s",
