@@ -26,7 +26,7 @@ from .base.node import Node
 from .base.path_rules import DirectRule, PathRules
 from .base.path_rules_json import rules_from_json
 from .base.paths import PathKind
-from .directory import AgentInfo, agent_from, find_agent
+from .directory import AgentInfo, agent_from, find_agent, find_workspace
 from .directory import agent_unreachable as agent_unreachable
 from .errors import CoordinationError, PathRefused, PeerUnreachable
 from .explain import explain, explain_after_asking
@@ -61,6 +61,7 @@ class Workspace:
         self.address: IPv6Address = overlay_address(TAILSCALE_PREFIX, agent.id)
         self._api = api
         self._peers = peers
+        self._workspace_id: str | None = None
 
     @property
     def key(self) -> NodePublic:
@@ -121,6 +122,14 @@ class Workspace:
         """A relay region's name for people."""
         found = self.node.derp_map.regions.get(region)
         return found.region_name or self.region_code(region) if found is not None else str(region)
+
+    async def report_usage(self, body: Mapping[str, object] | None = None) -> None:
+        """Tell the server that the workspace is used now, as Coder's commands do each minute. Raises ApiError,
+        TransportError."""
+        if self._workspace_id is None:
+            name = WorkspaceName(self.agent.owner, self.agent.workspace, "")
+            self._workspace_id = (await find_workspace(self._api, name))["id"]
+        await self._api.post(f"/api/v2/workspaces/{self._workspace_id}/usage", body)
 
     async def refresh_agent(self) -> AgentInfo:
         """Ask the server how the agent is now."""

@@ -68,6 +68,7 @@ from .runtime.engine import SLEPT, Cores, Engine, Tap
 from .runtime.link_watch import LinkChange, watch_links
 from .runtime.splice import Dial as Dial
 from .runtime.splice import Splice as Splice
+from .runtime.splice import reset as reset_socket
 from .runtime.streams import TunnelStream as TunnelStream
 
 log = logging.getLogger(__name__)
@@ -349,13 +350,6 @@ class TailnetNode:
         request.reject(self.engine.now())
         self.engine.kick()
 
-    def splice(self, sock: socket.socket, stream: TunnelStream, on_end: Callable[[Splice], None]) -> Splice:
-        """Join a local socket (connected, non-blocking) to a stream that is open. Both belong to the splice now and
-        may not be used any more. `on_end` is called once, when both directions ended or one side broke."""
-        splice = Splice(sock, stream.connection, kick=self.engine.kick, now=self.engine.now, on_end=on_end)
-        splice.start()
-        return splice
-
     def dial_splice(
         self,
         sock: socket.socket,
@@ -563,8 +557,8 @@ class TailnetNode:
         standby, node = self.engine.standby, self.self_node()
         standby.home = node.preferred_derp
         standby.second = second_home(self.derp_map, node.preferred_derp, node.derp_latency)
-        if self.engine.relay is not None and standby.second:  # at once: home may die before the next look
-            self.engine.relay.keep_warm(standby.second)
+        if standby.second:  # at once: home may die before the next look
+            self.engine.keep_warm(standby.second)
 
     def _set_relays(self, peer: Node) -> None:
         second = second_home(self.derp_map, peer.preferred_derp, peer.derp_latency)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import anyio.lowlevel
 
 from ..protocols.netstack.states import OPENING
 from ..protocols.netstack.tcp import TcpConnection
+from .splice import Splice
 
 CHUNK = 65536
 
@@ -127,6 +129,21 @@ class TunnelStream(anyio.abc.ByteStream):
             raise anyio.ClosedResourceError
         self._connection.shutdown_write()
         self._kick()
+
+    async def join(self, sock: socket.socket) -> Splice:
+        """Join a local socket (connected, non-blocking) to this stream, both of which then belong together: returns
+        when both directions ended or one side broke (`Splice.error`). Cancelled: both are reset."""
+        self._check()
+        ended = anyio.Event()
+        splice = Splice(sock, self._connection, kick=self._kick, now=self._now, on_end=lambda _: ended.set())
+        self._closed = True
+        splice.start()
+        try:
+            await ended.wait()
+        except BaseException:
+            splice.abort("cancelled")
+            raise
+        return splice
 
     async def aclose(self) -> None:
         """Close in order: what was sent still reaches the peer, in the background."""

@@ -130,7 +130,9 @@ class Stack(Messenger):
 
     def _reroute(self) -> None:
         for flow, connection in self._flows.items():
-            connection.peer = self.peers.find(flow[:16])
+            before, connection.peer = connection.peer, self.peers.find(flow[:16])
+            if connection.peer not in (None, before) and connection.state not in OPENING:
+                connection.ack_due = True  # a program that was started again answers what it does not know by a reset
             connection.resize(self._mtu_of(connection.peer))
             self.ready(connection)
 

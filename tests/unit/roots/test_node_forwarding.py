@@ -46,6 +46,15 @@ async def until(done: Callable[[], bool]) -> None:
         await anyio.lowlevel.checkpoint()
 
 
+@asynccontextmanager
+async def forward_to(node: TailnetNode) -> AsyncIterator[socket.socket]:
+    loopback = forward_loopback(node)
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        sock.setblocking(False)
+        yield sock
+    loopback.close()
+
+
 def udp_socket(family: socket.AddressFamily, host: str) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_DGRAM)
     sock.setblocking(False)
@@ -187,7 +196,7 @@ async def test_a_connection_reaches_either_loopback_with_half_close(family: sock
 
     server = await asyncio.start_server(serve, host, 0, family=family)
     async with server, forwarding() as (a, _):
-        stream = await a.dial_tcp(B, port_of(server.sockets[0]))  # type: ignore[arg-type]
+        stream = await a.dial_tcp(B, port_of(server.sockets[0]))
         await stream.send(bytes(1_000_000))
         await stream.send_eof()
         assert await read_all(stream) == b"seen 1000000"
@@ -347,12 +356,29 @@ async def test_what_was_counted_as_living_is_gone_in_the_end() -> None:
     before = Splice.living
     async with node_pair([UdpTransportFactory(UdpSettings())]) as (a, b):
         b.listen_tcp(80, upper)
-        ended: list[Splice] = []
         with anyio.fail_after(10):
             for _ in range(5):
                 near, far = ends()
-                a.splice(near, await a.dial_tcp(B, 80), ended.append)
                 far.close()
-            while len(ended) < 5:
-                await anyio.lowlevel.checkpoint()
+                splice = await (await a.dial_tcp(B, 80)).join(near)
+                assert splice.error == ""
+            near, far = ends()
+            with far, anyio.move_on_after(0.05):
+                await (await a.dial_tcp(B, 80)).join(near)
+            assert near.fileno() == -1
     assert Splice.living == before
+
+
+async def test_connections_to_an_agent_that_restarted_are_reset() -> None:
+    loop = asyncio.get_running_loop()
+    factory = [UdpTransportFactory(UdpSettings())]
+    async with node_pair(factory) as (a, b), node_pair(factory) as (_, again):
+        async with forward_to(b) as listener:
+            stream = await a.dial_tcp(B, port_of(listener))
+            program, _ = await loop.sock_accept(listener)
+            with program, anyio.fail_after(10):
+                a.remove_peer(b.key)
+                a.upsert_peer(again.self_node())
+                again.upsert_peer(a.self_node())
+                with pytest.raises(anyio.BrokenResourceError):
+                    await stream.receive()
