@@ -121,6 +121,20 @@ class RelayTransport(Transport, Protocol):
         """Keep a connection to `region` for ever and tell relays which one is home. 0 = none yet."""
         ...
 
+    def forced_websocket(self) -> Mapping[int, str]:
+        """Regions that fell back to WebSocket, with the reason (Node.derp_forced_websocket)."""
+        ...
+
+    def connected(self, region: int) -> bool:
+        """True once ServerInfo of that region has arrived and the connection still lives."""
+        ...
+
+
+@runtime_checkable
+class RecoveringTransport(RelayTransport, Protocol):
+    """A relay transport that can be told of what may have killed its connections. One that cannot finds out itself,
+    by its own time-outs."""
+
     def reconnect(self, reason: str) -> None:
         """Connections may be dead without a sign (the machine slept): replace those that are needed, close the rest."""
         ...
@@ -130,17 +144,15 @@ class RelayTransport(Transport, Protocol):
         former at once, and the latter if the relay does not answer within a few seconds; end every pause."""
         ...
 
+
+@runtime_checkable
+class WarmTransport(RelayTransport, Protocol):
+    """A relay transport that can connect to a region before anything is sent there. With one that cannot, the second
+    relay of a node (docs/hostile-networks.md) is dialled when it is needed."""
+
     def keep_warm(self, region: int) -> None:
         """Data may be sent through `region` from one moment to the next: connect now if need be, and count this as a
         use. Called every few seconds while it holds."""
-        ...
-
-    def forced_websocket(self) -> Mapping[int, str]:
-        """Regions that fell back to WebSocket, with the reason (Node.derp_forced_websocket)."""
-        ...
-
-    def connected(self, region: int) -> bool:
-        """True once ServerInfo of that region has arrived and the connection still lives."""
         ...
 
 

@@ -19,7 +19,15 @@ from ..base.addresses import AddrPort
 from ..base.burst import Burst
 from ..base.keys import NodePublic
 from ..base.paths import DerpPath, Path, UdpPath
-from ..hooks.interfaces import DirectTransport, DoubtingTransport, MeasuringTransport, RelayTransport, Transport
+from ..hooks.interfaces import (
+    DirectTransport,
+    DoubtingTransport,
+    MeasuringTransport,
+    RecoveringTransport,
+    RelayTransport,
+    Transport,
+    WarmTransport,
+)
 from ..magicsock.core import Magicsock, Route
 from ..magicsock.demux import PacketKind, classify, classify_burst
 from ..magicsock.effects import (
@@ -208,7 +216,7 @@ class Engine:
         """Addresses of this machine came or went; `way_out`: and packets leave it another way than before. Relay
         connections may be dead without a sign; direct paths are, if the way out is another."""
         self.counters["link-changes"] += 1
-        if self.relay is not None:
+        if isinstance(self.relay, RecoveringTransport):
             self.relay.link_changed()
         if way_out:
             self.rebind("link-change")
@@ -218,7 +226,7 @@ class Engine:
         soon found to be, though by our clocks they may look fresh. The first packet shall not wait for that."""
         self.counters["wakes"] += 1
         self.stack.slept(self._scheduler.time())
-        if self.relay is not None:
+        if isinstance(self.relay, RecoveringTransport):
             self.relay.reconnect("this machine slept")
         self.rebind("woke")
         self.apply(self.device.forget_sessions(self._scheduler.time()))
@@ -332,8 +340,7 @@ class Engine:
                 self.stack.set_mtu(peer, mtu, self._scheduler.time())
                 self.kick()
             case RelayWanted(region):
-                if self.relay is not None:
-                    self.relay.keep_warm(region)
+                self.keep_warm(region)
             case OpenSockets():
                 names = self.direct.open_extra(effect.count) if self.direct is not None else ()
                 now = self._scheduler.time()
@@ -416,7 +423,7 @@ class Engine:
                 self._hand_over(self.relay, peer, burst, DerpPath(region, peer), keep=False)
                 region = other
             elif region != route.derp:
-                self.relay.keep_warm(route.derp)
+                self.keep_warm(route.derp)
             self._hand_over(self.relay, peer, burst, DerpPath(region, peer), keep=True)
         if route.udp is not None and self.direct is not None:
             # In a dual send the direct path is the doubtful one: it may lose its copy, and must not hold up the relay.
@@ -444,6 +451,11 @@ class Engine:
             blocked.waiting.append((burst.copy(), path))
         else:
             self.counters["dropped-pending-full"] += burst.count
+
+    def keep_warm(self, region: int) -> None:
+        """A relay may be needed from one moment to the next."""
+        if isinstance(self.relay, WarmTransport):
+            self.relay.keep_warm(region)
 
     def _doubt_relay(self, region: int) -> None:
         """Have the connection to a relay tried: if it is dead, it shall end soon."""
