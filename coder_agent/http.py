@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from .runtime.dial import CertificateNotTrusted, Endpoint, dial, open_socket, proxy_for
 from .runtime.header_command import headers_of
-from .runtime.http import ApiClient, HttpResponse, merge_headers, request
+from .runtime.http import ApiClient, HttpResponse, merge_headers, request, request_over
 from .runtime.link_watch import is_ours
-from .runtime.sockets import Target, in_turn, resolve
+from .runtime.sockets import Target, connect_first, in_turn, resolve
 from .runtime.tls import tls_context
 from .runtime.websocket import WebSocketStream, open_websocket
 
@@ -23,6 +23,7 @@ __all__ = [
     "HttpResponse",
     "Target",
     "WebSocketStream",
+    "connect_first",
     "dial",
     "headers_of",
     "in_turn",
@@ -32,6 +33,7 @@ __all__ = [
     "open_websocket",
     "proxy_for",
     "request",
+    "request_over",
     "resolve",
     "tls_context",
 ]

@@ -89,6 +89,24 @@ async def request(
         await anyio.aclose_forcefully(stream)
 
 
+async def request_over(
+    stream: anyio.abc.ByteStream, method: str, url: str, *, timeout: float = TIMEOUT
+) -> HttpResponse:
+    """One request over a connection that is there already (through a tunnel, say), without anybody's own headers.
+    `url` says what is asked for. The stream stays open; it is used up. Raises TransportBroken."""
+    endpoint = Endpoint.parse(url)
+    fields = {"Host": endpoint.host_header, "User-Agent": USER_AGENT, "Connection": "close"}
+    try:
+        with anyio.fail_after(timeout):
+            return await _exchange(stream, endpoint, method, fields, b"")
+    except TimeoutError as exc:
+        raise TransportBroken(f"{endpoint} took longer than {timeout:g} s to answer") from exc
+    except (anyio.BrokenResourceError, anyio.EndOfStream, OSError) as exc:
+        raise TransportBroken(f"{endpoint} closed the connection before it had answered") from exc
+    except h11.RemoteProtocolError as exc:
+        raise TransportBroken(f"{endpoint} does not answer in HTTP") from exc
+
+
 def merge_headers(*groups: Mapping[str, str]) -> dict[str, str]:
     """One set of headers; a later group replaces a name of an earlier one, whatever its case.
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from coder_agent.hooks import hookimpl
 
 if TYPE_CHECKING:
-    from coder_agent.hooks.interfaces import CommandSpec
+    from coder_agent.hooks.interfaces import AgentService, CommandSpec
+    from coder_agent.hooks.settings import Settings
 
 __coder_api__ = 1
 
@@ -25,3 +26,10 @@ def coder_commands() -> Sequence[CommandSpec]:
         CommandSpec("replay", "Rebuild a report's network in the simulator.", f"{here}.replay_cli:replay", group="lab"),
         CommandSpec("matrix", "Show which pairs of networks get a direct path.", f"{here}.lab_cli:matrix", group="lab"),
     ]
+
+
+@hookimpl
+def coder_agent_services(settings: Settings) -> Sequence[AgentService]:
+    from .agent_api import AgentApiService
+
+    return [AgentApiService()]

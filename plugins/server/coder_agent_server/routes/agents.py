@@ -18,6 +18,7 @@ from ..bodies import read_json
 from ..deployment import Deployment, deployment
 from ..documents.agents import agent_document, log_document
 from ..documents.deployment import connection_document
+from ..listening_ports import listening_ports
 from ..problems import Problem, invalid
 from ..rpc.sockets import refuse
 from ..scopes import Need
@@ -47,7 +48,7 @@ def routes() -> list[BaseRoute]:
         Route("/workspaceagents/{agent}/token", regenerate_token, methods=["POST"]),
         Route("/workspaceagents/{agent}/logs", get_logs, methods=["GET"]),
         WebSocketRoute("/workspaceagents/{agent}/logs", follow_logs),
-        Route("/workspaceagents/{agent}/listening-ports", listening_ports, methods=["GET"]),
+        Route("/workspaceagents/{agent}/listening-ports", get_listening_ports, methods=["GET"]),
         Route("/workspaceagents/{agent}/containers", containers, methods=["GET"]),
         Route("/workspaceagents/{agent}/watch-metadata", watch_metadata, methods=["GET"]),
     ]
@@ -148,10 +149,14 @@ def _after(text: str) -> int:
     return int(text or 0)
 
 
-async def listening_ports(request: Request) -> Response:
-    """Ports that programs in the workspace listen on. Not known here: the answer lies inside the tunnel."""
-    await path_agent(request, await signed_in(request, Need.READ))
-    return JSONResponse({"ports": []})
+async def get_listening_ports(request: Request) -> Response:
+    """Ports that programs in the workspace listen on, as its agent says; none while it is not connected."""
+    agent = await path_agent(request, await signed_in(request, Need.READ))
+    server = deployment(request)
+    if server.presence.last_seen(agent.id) is None:
+        return JSONResponse({"ports": []})
+    urls = [app.url for app in agent.apps if not app.external]
+    return JSONResponse(await listening_ports(server.tailnet, agent.id, urls))
 
 
 async def containers(request: Request) -> Response:

@@ -1,0 +1,124 @@
+"""The agent's HTTP API inside the tunnel, on port 4: what its server and its users ask it about itself.
+
+``GET /`` greets; ``GET /api/v0/listening-ports`` answers ``{"ports": [{"process_name", "network", "port"}]}``.
+Everything else is 404, which stock clients take for "the agent is outdated" and go on. Source: coder agent/api.go.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.abc
+
+if TYPE_CHECKING:
+    import h11
+
+    from .listening import ListeningPort
+
+PORT = 4
+"""Source: coder tailnet/conn.go, WorkspaceAgentHTTPAPIServerPort."""
+REQUEST_SECONDS = 30.0
+"""For a request to arrive, and for its answer to be taken."""
+MAX_HEAD = 16 << 10
+CACHE_SECONDS = 1.0
+"""A second look within this time shows the same. Source: coder agent/ports_supported.go."""
+MAX_CONNECTIONS = 32
+"""At once; more wait. Everybody who may use the workspace may connect."""
+
+
+class AgentApiService:
+    """`coder_agent.hooks.interfaces.AgentService`."""
+
+    name = "agent-api"
+    port = PORT
+
+    def __init__(self, look: Callable[[], list[ListeningPort]] | None = None) -> None:
+        self._look = look
+        self._seen: tuple[float, list[ListeningPort]] | None = None
+        self._free: anyio.CapacityLimiter | None = None
+
+    async def serve(self, stream: anyio.abc.ByteStream) -> None:
+        """One connection: requests one after the other, until either side has enough."""
+        if self._free is None:
+            self._free = anyio.CapacityLimiter(MAX_CONNECTIONS)
+        async with self._free:
+            with anyio.move_on_after(None) as scope:
+                await self._serve(stream, scope)
+
+    async def _serve(self, stream: anyio.abc.ByteStream, scope: anyio.CancelScope) -> None:
+        import h11  # at first use: an idle agent does without
+
+        machine = h11.Connection(h11.SERVER, MAX_HEAD)
+        try:
+            while machine.our_state is not h11.MUST_CLOSE:
+                scope.deadline = anyio.current_time() + REQUEST_SECONDS
+                request = await _read(stream, machine)
+                if request is None:
+                    return
+                status, document = await self._answer(request.method.decode(), request.target.decode("latin-1"))
+                await _reply(stream, machine, status, document, head=request.method == b"HEAD")
+                if machine.their_state is not h11.DONE:
+                    return
+                machine.start_next_cycle()
+        except h11.RemoteProtocolError as exc:
+            if machine.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                await _reply(stream, machine, exc.error_status_hint, {"message": "This is no HTTP request."})
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            return
+
+    async def _answer(self, method: str, target: str) -> tuple[int, object]:
+        path = target.partition("?")[0]
+        if path not in ("/", "/api/v0/listening-ports"):
+            return 404, {"message": "Route not found."}
+        if method not in ("GET", "HEAD"):
+            return 405, {"message": "Method not allowed."}
+        if path == "/":
+            return 200, {"message": "Hello from the agent!"}
+        ports = await self.ports()
+        return 200, {"ports": [{"process_name": one.process_name, "network": "tcp", "port": one.port} for one in ports]}
+
+    async def ports(self) -> list[ListeningPort]:
+        """What listens now, or did a moment ago."""
+        now = time.monotonic()
+        if self._seen is None or now - self._seen[0] >= CACHE_SECONDS:
+            from .listening import listening_ports
+
+            self._seen = (now, await anyio.to_thread.run_sync(self._look or listening_ports))
+        return self._seen[1]
+
+
+async def _read(stream: anyio.abc.ByteStream, machine: h11.Connection) -> h11.Request | None:
+    """The next request, its body thrown away; None at the end."""
+    import h11
+
+    request: h11.Request | None = None
+    while True:
+        event = machine.next_event()
+        if event is h11.NEED_DATA:
+            try:
+                machine.receive_data(await stream.receive())
+            except anyio.EndOfStream:
+                machine.receive_data(b"")
+        elif isinstance(event, h11.Request):
+            request = event
+        elif isinstance(event, h11.EndOfMessage):
+            return request
+        elif isinstance(event, h11.ConnectionClosed):
+            return None
+
+
+async def _reply(
+    stream: anyio.abc.ByteStream, machine: h11.Connection, status: int, document: object, *, head: bool = False
+) -> None:
+    import h11
+
+    body = json.dumps(document, separators=(",", ":")).encode()
+    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+    data = machine.send(h11.Response(status_code=status, headers=headers)) or b""
+    if not head:
+        data += machine.send(h11.Data(data=body)) or b""
+    await stream.send(data + (machine.send(h11.EndOfMessage()) or b""))
