@@ -1,0 +1,98 @@
+"""The heads that go on: a request as the app shall see it, an answer as the browser shall see it."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from . import hygiene, origins, paths
+from .addresses import Method
+from .http1 import Body, Headers, RequestHead, ResponseHead, write_head
+from .tickets import Ticket
+from .visit import Visit
+
+from coder_agent.hooks.web import CorsBehavior  # isort: skip
+
+
+def app_host(visit: Visit, ticket: Ticket) -> str:
+    """The Host header for the app. A bare port on a path believes to be on localhost, as it is: programs that refuse
+    other names (Jupyter, Vite, Django) need no setting. Declared apps get the browser's, as Coder gives it."""
+    if visit.address.method is Method.PORTS:
+        return f"localhost:{visit.address.port}"
+    return visit.outside.partition("://")[2]
+
+
+def app_origins(visit: Visit, ticket: Ticket) -> tuple[str, ...]:
+    """What the app may call itself in a URL."""
+    inside = urlsplit(ticket.url).netloc.lower()
+    names = {f"http://{app_host(visit, ticket)}", f"http://{inside}"}
+    if port := urlsplit(ticket.url).port:
+        names |= {f"http://{host}:{port}" for host in ("localhost", "127.0.0.1", "0.0.0.0")}
+    return tuple(names)
+
+
+def outgoing_request(visit: Visit, ticket: Ticket) -> bytes:
+    """The head for the app."""
+    request = visit.request
+    upgrade = request.upgrade
+    switching = bool(upgrade) and upgrade != b"h2c"  # an app that speaks HTTP/2 could be asked for anything behind it
+    headers: Headers = [(b"Host", app_host(visit, ticket).encode("latin-1"))]
+    passed = hygiene.to_app(request.headers, keep_upgrade=switching)
+    headers += _inside(passed, visit, ticket) if visit.on_path else passed
+    if request.body is Body.CHUNKED:
+        headers.append((b"Transfer-Encoding", b"chunked"))
+    scheme, _, host = visit.outside.partition("://")
+    headers += [
+        (b"X-Forwarded-For", visit.client.encode("latin-1")),
+        (b"X-Forwarded-Host", host.encode("latin-1")),
+        (b"X-Forwarded-Proto", scheme.encode("latin-1")),
+    ]
+    if visit.on_path:
+        headers.append((b"X-Forwarded-Prefix", visit.base[:-1].encode("latin-1")))
+    target = hygiene.without_our_query(visit.rest)
+    return write_head(b"%b %b HTTP/1.1" % (request.method, target), headers)
+
+
+def _inside(headers: Headers, visit: Visit, ticket: Ticket) -> Headers:
+    """Origin and Referer as the app knows itself; pages in HTML are asked for unpacked, for they are rewritten."""
+    inside = f"{ticket.scheme}://{app_host(visit, ticket)}" if visit.address.method is Method.PORTS else visit.outside
+    found: Headers = []
+    for name, value in headers:
+        low = name.lower()
+        if low in (b"referer", b"origin"):
+            value = paths.app_referer(value.decode("latin-1"), visit.base, visit.outside, inside).encode("latin-1")
+        elif low == b"accept-encoding" and visit.is_navigation:
+            continue
+        found.append((name, value))
+    return found
+
+
+def outgoing_answer(
+    visit: Visit, ticket: Ticket, response: ResponseHead, extra: Headers, *, keep: bool, rewritten: bool
+) -> bytes:
+    """The head for the browser."""
+    request = visit.request
+    headers = hygiene.from_app(response.headers, keep_upgrade=response.status == 101)
+    if rewritten:
+        headers = [field for field in headers if field[0].lower() not in (b"content-length", b"accept-ranges")]
+    if visit.on_path:
+        headers = paths.rewrite_answer(headers, visit.base, app_origins(visit, ticket))
+    if ticket.sandboxed:
+        headers = origins.without_cors(headers)
+        headers.append((b"Content-Security-Policy", paths.SANDBOX))
+        headers += origins.cors_for_sandbox(request)
+    elif ticket.cors is CorsBehavior.SIMPLE:
+        headers = origins.without_cors(headers)
+    headers += extra
+    if request.minor == 1 and (rewritten or response.body is Body.CHUNKED):
+        headers.append((b"Transfer-Encoding", b"chunked"))
+    if not keep:
+        headers.append((b"Connection", b"close"))
+    elif request.minor == 0:
+        headers.append((b"Connection", b"keep-alive"))
+    return write_head(b"HTTP/1.1 %d %b" % (response.status, response.reason), headers)
+
+
+def preflight_answer(visit: RequestHead, allowed: Headers) -> bytes:
+    """Our own answer to a browser's CORS question; without `allowed` headers it means no."""
+    headers: Headers = [*allowed, (b"Content-Length", b"0")]
+    return write_head(b"HTTP/1.1 204 No Content", [field for field in headers if field[0] != b"Content-Length"])

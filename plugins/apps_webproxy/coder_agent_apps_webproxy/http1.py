@@ -1,0 +1,231 @@
+"""HTTP/1.1 heads, read strictly: what two parsers might read differently is refused, for that is how requests are
+smuggled.
+
+Source: RFC 9112 (§2.2 bare CR and LF, §3.2 target forms and Host, §5.1 space before the colon, §5.2 obs-fold, §6.3
+message body length). Where the RFC lets a recipient repair or choose, this refuses.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+MAX_HEAD = 64 << 10
+"""Bytes of a head; the server's own limit, too."""
+MAX_HEADERS = 128
+MAX_LENGTH_DIGITS = 18
+"""Of a Content-Length: an exabyte, and no overflow in any language."""
+
+Headers = list[tuple[bytes, bytes]]
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/1\.([01])\r\n")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
+_FIELDS = re.compile(rb"(?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*")
+_ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/[^#]*|\?[^#]*|)", re.IGNORECASE)
+_AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+
+
+class BadHead(ValueError):
+    """A head that is not passed on. `status` is what its sender gets to hear (for a response: the app is at fault)."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Body(Enum):
+    """How the end of a body is found."""
+
+    NONE = "none"
+    LENGTH = "length"
+    CHUNKED = "chunked"
+    UNTIL_CLOSE = "until close"
+
+
+@dataclass(slots=True)
+class RequestHead:
+    """A request. `target` is in origin form and otherwise as it was sent; `host` is the only Host header, in lower
+    case. Header names keep their case; `named` has lower-case names and, of repeated ones, the first value."""
+
+    method: bytes
+    target: bytes
+    minor: int
+    headers: Headers
+    named: dict[bytes, bytes]
+    host: str
+    body: Body
+    length: int
+    size: int
+    """Bytes of the head itself."""
+
+    @property
+    def keep_alive(self) -> bool:
+        """May another request follow on the connection?"""
+        options = tokens(self.headers, b"connection")
+        return b"close" not in options and (self.minor == 1 or b"keep-alive" in options)
+
+    @property
+    def upgrade(self) -> bytes:
+        """The protocol that the client wants to go on with, in lower case; empty = none."""
+        if self.minor == 0 or self.body is not Body.NONE or b"upgrade" not in tokens(self.headers, b"connection"):
+            return b""
+        return self.named.get(b"upgrade", b"").lower()
+
+
+@dataclass(slots=True)
+class ResponseHead:
+    """An answer. `body` already takes the request's method into account."""
+
+    status: int
+    reason: bytes
+    minor: int
+    headers: Headers
+    named: dict[bytes, bytes]
+    body: Body
+    length: int
+    size: int
+
+    @property
+    def keep_alive(self) -> bool:
+        """May the connection be used again?"""
+        options = tokens(self.headers, b"connection")
+        alive = b"close" not in options and (self.minor == 1 or b"keep-alive" in options)
+        return alive and self.body is not Body.UNTIL_CLOSE
+
+
+def quick_target(head: bytes) -> bytes:
+    """The request target, whatever it looks like; empty if there is none."""
+    line = head[: head.find(b"\r")] if b"\r" in head else head
+    parts = line.split(b" ", 2)
+    return parts[1] if len(parts) > 1 else b""
+
+
+def quick_header(head: bytes, name: bytes) -> bytes:
+    """The first header of this (lower-case) name, unchecked; empty if there is none. For claims, not for decisions."""
+    at = head.lower().find(b"\r\n" + name + b":")
+    if at < 0:
+        return b""
+    start = at + len(name) + 3
+    end = head.find(b"\r\n", start)
+    return head[start : end if end >= 0 else None].strip(b" \t")
+
+
+def parse_request(data: bytes) -> RequestHead:
+    """Read the head at the beginning of `data`. Raises BadHead."""
+    end = _head_end(data)
+    line = _REQUEST_LINE.match(data)
+    if line is None:
+        raise BadHead("The request line is malformed.")
+    method, target, minor = line[1], line[2], int(line[3])
+    headers, named = _fields(data, line.end(), end)
+    target, authority = _origin_form(method, target)
+    host = _host(headers, minor, authority)
+    body, length = _framing(headers, minor)
+    return RequestHead(method, target, minor, headers, named, host, body, length, end)
+
+
+def parse_response(data: bytes, method: bytes) -> ResponseHead:
+    """Read the head at the beginning of `data`, the answer to a request with `method`. Raises BadHead."""
+    end = _head_end(data)
+    line = _STATUS_LINE.match(data)
+    if line is None:
+        raise BadHead("The app's answer is not HTTP/1.1.", 502)
+    minor, status = int(line[1]), int(line[2])
+    try:
+        headers, named = _fields(data, line.end(), end)
+        body, length = _framing(headers, minor)
+    except BadHead as exc:
+        raise BadHead(f"The app's answer is malformed: {exc}", 502) from exc
+    if body is Body.NONE and b"content-length" not in named:
+        body = Body.UNTIL_CLOSE
+    if method == b"HEAD" or status < 200 or status in (204, 304):
+        body, length = Body.NONE, 0
+    return ResponseHead(status, line[3] or b"", minor, headers, named, body, length, end)
+
+
+def tokens(headers: Headers, name: bytes) -> set[bytes]:
+    """The lower-case members of a list header such as Connection, over all its lines."""
+    return {
+        part.strip(b" \t").lower()
+        for key, value in headers
+        if len(key) == len(name) and key.lower() == name
+        for part in value.split(b",")
+    } - {b""}
+
+
+def write_head(first_line: bytes, headers: Headers) -> bytes:
+    """A head on the wire."""
+    lines = [first_line]
+    lines += [b"%b: %b" % field for field in headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+# ---------------------------------------------------------------- inside
+
+
+def _head_end(data: bytes) -> int:
+    end = data.find(b"\r\n\r\n", 0, MAX_HEAD + 4)
+    if end < 0:
+        raise BadHead("The head of the request is too long.", 431)
+    return end + 4
+
+
+def _fields(data: bytes, start: int, end: int) -> tuple[Headers, dict[bytes, bytes]]:
+    if not _FIELDS.fullmatch(data, start, end - 2):
+        raise BadHead("a header line is malformed.")
+    headers: Headers = []
+    named: dict[bytes, bytes] = {}
+    if start < end - 2:
+        for line in data[start : end - 4].split(b"\r\n"):
+            name, _, value = line.partition(b":")
+            value = value.strip(b" \t")
+            headers.append((name, value))
+            named.setdefault(name.lower(), value)
+    if len(headers) > MAX_HEADERS:
+        raise BadHead("There are too many headers.", 431)
+    return headers, named
+
+
+def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
+    if method == b"CONNECT":
+        raise BadHead("CONNECT leads nowhere here.", 405)
+    if b"#" in target:
+        raise BadHead("The request target has a fragment.")
+    if target.startswith(b"/"):
+        return target, None
+    found = _ABSOLUTE.fullmatch(target)
+    if found is None:
+        raise BadHead("The request target is neither a path nor a URL.")
+    path = found[2]
+    return path if path.startswith(b"/") else b"/" + path, found[1]
+
+
+def _host(headers: Headers, minor: int, authority: bytes | None) -> str:
+    hosts = [value for name, value in headers if len(name) == 4 and name.lower() == b"host"]
+    if len(hosts) > 1 or (not hosts and minor == 1):
+        raise BadHead("A request has exactly one Host header.")
+    host = hosts[0] if hosts else authority or b""
+    if host and not _AUTHORITY.fullmatch(host):
+        raise BadHead("The Host header is not a host.")
+    if authority is not None and authority.lower() != host.lower():
+        raise BadHead("The request target names another host than the Host header.")
+    return host.decode("ascii").lower()
+
+
+def _framing(headers: Headers, minor: int) -> tuple[Body, int]:
+    lengths = [value for name, value in headers if len(name) == 14 and name.lower() == b"content-length"]
+    codings = [value for name, value in headers if len(name) == 17 and name.lower() == b"transfer-encoding"]
+    if codings:
+        if lengths:
+            raise BadHead("both Content-Length and Transfer-Encoding are there.")
+        if minor == 0 or len(codings) > 1 or codings[0].lower() != b"chunked":
+            raise BadHead("the transfer coding is not just “chunked”.", 501 if minor else 400)
+        return Body.CHUNKED, 0
+    if not lengths:
+        return Body.NONE, 0
+    if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > MAX_LENGTH_DIGITS:
+        raise BadHead("the Content-Length is not one number.")
+    length = int(lengths[0])
+    return (Body.LENGTH, length) if length else (Body.NONE, 0)
