@@ -52,6 +52,7 @@ ROOMS: dict[str, Room] = {
     "directory": room(
         "errors runtime.http workspace_name", "what the server says of workspaces, for client and commands"
     ),
+    "tls_server": room("", "TLS on connections that come in, for servers and relays"),
     "stun_responder": room("errors base protocols", "a UDP port of its own, for servers and relays"),
     "node": room(f"{CORES} hooks runtime explain __version__", "the public face of the runtime"),
     "explain": room("errors base magicsock verdict hooks node", "what the cores know of a path, as a verdict wants it"),
@@ -75,8 +76,8 @@ ROOMS: dict[str, Room] = {
 """What a room may import from the core: rooms, or single modules of a room."""
 
 FOR_PLUGINS = (
-    "errors base protocols verdict hooks node explain rpc http stun_responder client api workspace_name cli __version__"
-    " hookimpl connect"
+    "errors base protocols verdict hooks node explain rpc http stun_responder tls_server client api workspace_name cli"
+    " __version__ hookimpl connect"
 )
 PLUGINS_WHY = "what plugins may import is what we keep stable; runtime is not, and plugins must be removable one by one"
 PLUGINS_EXTRA = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp
 
 from coder_agent.errors import ConfigError
 from coder_agent.hooks.web_apps import ConnectionRoute
+from coder_agent.tls_server import TlsGate
 
 from .connection_routes import protocol_for
 from .options import HostPort, ServerOptions
@@ -119,6 +121,18 @@ def tls_context(options: ServerOptions) -> ssl.SSLContext | None:
 # ---------------------------------------------------------------- uvicorn
 
 
+def over_tls(tls: ssl.SSLContext, protocol: Callable[..., asyncio.Protocol]) -> Callable[..., asyncio.BaseProtocol]:
+    """`protocol` behind TLS whose connections share a buffer: with asyncio's own, each relayed client costs 256 KiB."""
+    gates: list[TlsGate] = []
+
+    def make(**shared: object) -> asyncio.BaseProtocol:
+        if not gates:  # uvicorn gives every connection of a server the same
+            gates.append(TlsGate(tls, lambda: protocol(**shared)))
+        return gates[0].protocol()
+
+    return make
+
+
 def http_config(
     app: ASGIApp, tls: ssl.SSLContext | None, connection_routes: Sequence[ConnectionRoute] = ()
 ) -> uvicorn.Config:
@@ -140,7 +154,8 @@ def http_config(
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     config.load()
-    config.ssl = tls
+    if tls is not None:
+        config.http_protocol_class = over_tls(tls, config.http_protocol_class)  # type: ignore[assignment]
     # At INFO it writes every WebSocket's path with its query, in which there may be tokens.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     return config

@@ -8,12 +8,12 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from coder_agent.base.addresses import AddrPort
+from coder_agent.tls_server import TlsGate
 
 from .daemon.door import HEAD_LIMIT as HEAD_LIMIT
 from .daemon.door import HEAD_TIMEOUT as HEAD_TIMEOUT
 from .daemon.door import Door
 from .relay import DerpRelay
-from .tls_server import TlsGate
 
 
 @asynccontextmanager

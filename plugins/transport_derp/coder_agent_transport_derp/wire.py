@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Callable
 
-from .tls_server import TlsTransport
+from coder_agent.tls_server import TlsTransport
 
 if sys.platform != "win32":
     import fcntl

@@ -17,7 +17,6 @@ import anyio
 import anyio.lowlevel
 import pytest
 import trustme
-from coder_agent_transport_derp import tls_server
 from coder_agent_transport_derp.daemon import door as door_module
 from coder_agent_transport_derp.daemon.admission import UrlVerifier, shows_token
 from coder_agent_transport_derp.daemon.options import resolve
@@ -28,6 +27,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
+from coder_agent import tls_server
 from coder_agent.base.addresses import AddrPort
 from coder_agent.base.keys import NodePrivate, NodePublic
 from coder_agent.errors import ConfigError

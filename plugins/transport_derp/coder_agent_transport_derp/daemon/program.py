@@ -21,11 +21,11 @@ from coder_agent.hooks import Egress, Purpose
 from coder_agent.hooks.egress import OPEN
 from coder_agent.hooks.interfaces import DialOptions
 from coder_agent.stun_responder import serve_stun
+from coder_agent.tls_server import TlsGate
 
 from ..meta_certificate import RENEW_SECONDS
 from ..relay import DerpRelay
 from ..settings import DerpSettings
-from ..tls_server import TlsGate
 from .admission import Gate, UrlVerifier
 from .door import Door
 from .figures import exposition, page

@@ -1,4 +1,5 @@
-"""TLS of a relay's clients: asyncio's own costs 256 KiB of buffer per connection; this one shares a buffer.
+"""TLS of whoever connects to a server or relay of ours: asyncio's own costs 256 KiB of buffer per connection; this one
+shares a buffer.
 
 An asyncio transport on top of another one. Bytes are received into memory that all connections of an event loop share,
 decrypted straight into the room that the protocol above offers, and what is written in one turn of the loop leaves in
@@ -26,7 +27,7 @@ HEADER, MAX_RECORD = 5, 5 + (16 << 10)
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds for a TLS handshake (derpserver.go gives as long to each step of a login)."""
 CLOSE_TIMEOUT = 2.0
-"""Seconds for what is still to be sent when a connection is closed politely."""
+"""Seconds in which something of what is still to be sent must go, when a connection is closed politely."""
 
 
 class TlsGate:
@@ -277,7 +278,18 @@ class TlsTransport(asyncio.Transport):
         self._send()
         self._below.close()
         if not self._timer:
-            self._timer = self._loop.call_later(CLOSE_TIMEOUT, self._below.abort)
+            self._wait_for_the_rest(self._below.get_write_buffer_size())
+
+    def _wait_for_the_rest(self, left: int) -> None:
+        """A slow peer may take what is left in its own time; one that takes nothing is cut off."""
+        self._timer = self._loop.call_later(CLOSE_TIMEOUT, self._look_at_the_rest, left)
+
+    def _look_at_the_rest(self, before: int) -> None:
+        left = self._below.get_write_buffer_size()
+        if left and left < before:
+            self._wait_for_the_rest(left)
+        else:
+            self._below.abort()
 
     def abort(self) -> None:
         """Close at once."""
@@ -297,6 +309,8 @@ class TlsTransport(asyncio.Transport):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "ssl_object":
             return self._tls
+        if name == "sslcontext":  # by which HTTP servers tell https from http
+            return self.gate.context
         return self._below.get_extra_info(name, default)
 
     def pause_reading(self) -> None:
