@@ -15,9 +15,25 @@ from .deployment import Deployment
 from .front import Front, FrontRules
 from .problems import Problem, on_bug, on_http_exception, on_problem
 from .redirects import redirect_rule
-from .routes import agents, apps, connection_log, debug, keys, meta, pages, paths, port_shares, relay, users, workspaces
+from .routes import (
+    agents,
+    apps,
+    connection_log,
+    debug,
+    deployment_config,
+    derp_map,
+    keys,
+    meta,
+    pages,
+    paths,
+    port_shares,
+    relay,
+    users,
+    workspaces,
+)
 from .rpc import agent as agent_rpc
 from .rpc import client as client_rpc
+from .rpc import user as user_rpc
 from .rpc.sockets import refuse
 
 
@@ -32,6 +48,9 @@ def build_app(server: Deployment, plugin_routes: Sequence[BaseRoute] = ()) -> AS
         *connection_log.routes(),
         *agent_rpc.routes(),
         *client_rpc.routes(),
+        *user_rpc.routes(),
+        *derp_map.routes(),
+        *deployment_config.routes(),
         *paths.routes(),
         *agents.routes(),
         *meta.routes(),

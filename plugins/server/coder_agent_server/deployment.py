@@ -17,6 +17,7 @@ from coder_agent.hooks.events import Event, EventSink
 from coder_agent.hooks.interfaces import Authenticator, RelayBackend
 from coder_agent.hooks.settings import Settings
 
+from .changes import Changes
 from .clients import Clients
 from .derp_map import LiveDerpMap
 from .documents.agents import AgentView
@@ -73,6 +74,8 @@ class Deployment:
     tailnet: SharedTailnet = field(init=False)
     """Our own node; built with the plugins (serving.py)."""
     _touched: dict[UUID, datetime] = field(default_factory=dict)
+    changes: Changes = field(default_factory=Changes)
+    """Rings when workspaces are registered or deleted."""
     revocations: Revocations = field(default_factory=Revocations)
     tally: Tally = field(default_factory=Tally)
     presence: Presence = field(init=False)

@@ -98,6 +98,7 @@ async def create_workspace(request: Request) -> Response:
     workspace, token = await _add(server, owner, body.name, new, [app.value() for app in body.apps])
     server.live.workspace_changed(workspace.id)
     audit(request, "create", "workspace", f"{owner.username}/{workspace.name}", 201, principal)
+    server.changes.ring()
     logger.info("workspace %s/%s registered", owner.username, workspace.name)
     agent = workspace.agents[0]
     return JSONResponse(
@@ -154,6 +155,7 @@ async def delete_workspace(request: Request) -> Response:
         server.remove_agent(agent_id, reason)
     server.live.workspace_changed(workspace.id)
     audit(request, "delete", "workspace", f"{workspace.owner.username}/{workspace.name}", 204, principal)
+    server.changes.ring()
     logger.info("workspace %s/%s deleted", workspace.owner.username, workspace.name)
     return Response(status_code=204)
 
