@@ -52,6 +52,7 @@ def build_app(server: Deployment, plugin_routes: Sequence[BaseRoute] = ()) -> AS
         *derp_map.routes(),
         *deployment_config.routes(),
         *paths.routes(),
+        *live.routes(),
         *agents.routes(),
         *meta.routes(),
         *relay.api_routes(),

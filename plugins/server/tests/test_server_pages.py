@@ -1,4 +1,4 @@
-"""The pages for people: no scripts, nothing from elsewhere, safe against forms of other sites."""
+"""The pages for people: readable without scripts, nothing from elsewhere, safe against forms of other sites."""
 
 from __future__ import annotations
 
@@ -12,17 +12,98 @@ from coder_agent_server.testing import PASSWORD, Api, Server, first_user, run_se
 pytestmark = pytest.mark.anyio
 
 
-async def test_the_status_page_says_what_to_do_next(server: Server) -> None:
-    async with httpx2.AsyncClient(base_url=server.url) as browser:
+async def test_whoever_comes_first_is_led_to_the_set_up(server: Server) -> None:
+    async with httpx2.AsyncClient(base_url=server.url, follow_redirects=True) as browser:
         page = await browser.get("/")
-        assert "no users yet" in page.text
+        assert page.url.path == "/setup"
+        assert "Whoever makes the first account owns the deployment." in page.text
         assert f"coder login {server.url}" in page.text
-        assert "<script" not in page.text
+        form = {"username": "alice", "email": "alice@example.org", "password": "short"}
+        page = await browser.post("/setup", data=form)
+        assert page.status_code == 400
+        assert 'aria-describedby="password-fault"' in page.text
+        assert 'value="alice@example.org"' in page.text
+        page = await browser.post("/setup", data={**form, "password": PASSWORD})
+        assert page.url.path == "/"
+        assert "No workspace yet" in page.text
+        assert (await browser.get("/setup")).url.path == "/"
+        page = await browser.post("/setup", data={**form, "password": PASSWORD})
+        assert (page.status_code, "already been created" in page.text) == (403, True)
+        page = await browser.post("/logout")
+        assert page.url.path == "/login"
+        assert (await browser.get("/")).url.path == "/login"
+
+
+async def test_pages_load_nothing_from_elsewhere_and_no_inline_script(alice: Api) -> None:
+    await alice.post("/api/v2/users/me/workspaces", json={"name": "dev"})
+    for path in ("/", "/@alice/dev", "/@me/dev", "/network", "/account", "/cli-auth"):
+        page = await alice.get(path)
+        assert page.status_code == 200
         policy = page.headers["content-security-policy"]
-        assert policy.startswith("default-src 'none'")
-        async with first_user(server.url) as alice:
-            assert 'href="/login"' in (await browser.get("/")).text
-            assert "Signed in as alice" in (await alice.get("/")).text
+        assert policy.startswith("default-src 'none'; script-src 'self';")
+        assert "unsafe" not in policy
+        assert not re.search(r"<script(?![^>]*(src=\"/static/|type=\"application/json\"))", page.text)
+        for address in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+            assert address.startswith(("/", "#"))
+            assert not address.startswith("//")
+
+
+async def test_a_page_is_readable_without_scripts(alice: Api) -> None:
+    await alice.post("/api/v2/users/me/workspaces", json={"name": "dev"})
+    page = await alice.get("/")
+    assert '○ waiting for its agent<td><a href="/@alice/dev">alice/dev</a>' in page.text
+
+
+async def test_another_users_workspace_looks_like_none(alice: Api, bob: Api) -> None:
+    await alice.post("/api/v2/users/me/workspaces", json={"name": "dev"})
+    forbidden, unknown = await bob.get("/@alice/dev"), await bob.get("/@alice/nothing")
+    assert (forbidden.status_code, unknown.status_code) == (404, 404)
+    assert forbidden.text == unknown.text
+    assert "Not found" in forbidden.text
+    assert (await alice.get("/@alice/dev")).status_code == 200
+
+
+async def test_names_do_not_end_the_data_block(tmp_path: Path) -> None:
+    async with run_server(tmp_path, name="</script><b>us") as server, first_user(server.url) as alice:
+        page = await alice.get("/")
+    assert "<b>us" not in page.text
+    assert page.text.count("</script>") == 2
+
+
+async def test_static_files_are_compressed_and_cached(server: Server) -> None:
+    async with httpx2.AsyncClient(base_url=server.url) as browser:
+        page = await browser.get("/setup")
+        found = re.search(r'href="(/static/v-[0-9a-f]+/)style\.css"', page.text)
+        assert found is not None
+        style = await browser.get(found[1] + "style.css")
+        assert style.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert style.headers["content-encoding"] == "gzip"
+        plain = await browser.get("/static/style.css", headers={"Accept-Encoding": "identity"})
+        assert "content-encoding" not in plain.headers
+        assert (plain.text, plain.headers["cache-control"]) == (style.text, "no-cache")
+        again = await browser.get("/static/style.css", headers={"If-None-Match": plain.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+        old = await browser.get("/static/v-000000000000/style.css")
+        assert (old.status_code, old.headers["cache-control"]) == (200, "no-cache")
+        assert (await browser.get("/favicon.ico")).headers["content-type"] == "image/svg+xml"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/static/../shell.py", "/static/%2e%2e/shell.py", "/static/..%2fshell.py", "/static/no.js", "/static/"],
+)
+async def test_only_static_files_are_served(server: Server, path: str) -> None:
+    async with httpx2.AsyncClient(base_url=server.url) as browser:
+        reply = await browser.get(path)
+    assert reply.status_code == 404
+    assert "import" not in reply.text
+
+
+async def test_a_module_that_was_not_fetched_says_how_it_is(server: Server) -> None:
+    async with httpx2.AsyncClient(base_url=server.url) as browser:
+        reply = await browser.get("/static/modules/nobody/nothing.mjs")
+    assert reply.status_code == 404
+    assert "scripts/setup" in reply.text
 
 
 async def test_signing_in_and_making_a_token_as_coder_login_wants(server: Server, alice: Api) -> None:
@@ -45,7 +126,7 @@ async def test_a_wrong_password_keeps_the_address_and_escapes_it(server: Server,
         page = await browser.post("/login", data={"email": '"><script>x', "password": "wrong"})
     assert page.status_code == 401
     assert "Incorrect email or password." in page.text
-    assert "<script" not in page.text
+    assert "<script>" not in page.text
     assert "set-cookie" not in page.headers
 
 
@@ -58,7 +139,7 @@ async def test_a_link_alone_makes_no_token(server: Server, alice: Api) -> None:
 
 async def test_the_name_is_shown_escaped(tmp_path: Path) -> None:
     async with run_server(tmp_path, name="<b>us</b>") as server, Api(server.url) as api:
-        page = await api.get("/")
+        page = await api.get("/setup")
     assert "<b>us" not in page.text
     assert "&lt;b&gt;us" in page.text
 

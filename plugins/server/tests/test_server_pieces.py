@@ -13,7 +13,7 @@ from coder_agent_server.passwords import password_fault
 from coder_agent_server.presence import Presence
 from coder_agent_server.problems import Problem
 from coder_agent_server.resume import InvalidResumeToken, ResumeTokens
-from coder_agent_server.routes.pages import local_path
+from coder_agent_server.routes.sign_in import local_path
 from coder_agent_server.store.schema import Agent
 from coder_agent_server.tokens import ApiToken, parse_agent_token
 from coder_agent_server.version import build_version

@@ -99,10 +99,10 @@ class AgentHistory:
         for document in peers:
             peer_id, was = str(document["peer_id"]), self.peers.get(str(document["peer_id"]))
             peer = found[peer_id] = _read_peer(document, was, now)
-            if was is None or (was.kind, was.path) != (peer.kind, peer.path):
-                if peer.kind != "none" or was is not None:
-                    who = names.get(peer_id, "a client")
-                    self.entries.append(Entry(now, "path", f"{who}: {path_words(document, regions)}", peer.code))
+            before = ("none", "") if was is None else (was.kind, was.path)
+            if before != (peer.kind, peer.path):
+                who = names.get(peer_id, "a client")
+                self.entries.append(Entry(now, "path", f"{who}: {path_words(document, regions)}", peer.code))
             if document["active"] and document["latency_ms"] is not None:
                 self.path.append(float(document["latency_ms"]))
         self.peers = found

@@ -1,168 +1,195 @@
-"""The few HTML pages: status, sign-in, and the token that `coder login` asks for. No scripts at all."""
+"""The pages of the dashboard. Each is complete enough to be read without scripts; its module makes it live."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from html import escape
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
-from pydantic import BaseModel
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from ..auth import Principal, caller_ip, refuse_cross_site
-from ..bodies import read_form
+from ..auth import Principal
 from ..deployment import Deployment, deployment
-from ..store import accounts
+from ..documents import Document
+from ..problems import NOT_FOUND
+from ..scopes import Need, covers
+from ..store import accounts, workspaces
+from ..web import static_files
+from ..web.shell import page
+from . import sign_in
 from .access import maybe_signed_in
-from .keys import KEY_LIFETIME
-from .users import WRONG_LOGIN, LoginBody, set_session_cookie, sign_in
+from .live import detail_document, list_document, network_view
 
-_STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:40rem;margin:3rem auto;padding:0 1rem;color:#222}"
-    "code,output{font:14px ui-monospace,monospace;background:#f2f2f2;padding:.2em .4em;border-radius:4px}"
-    "output{display:block;overflow-wrap:anywhere;user-select:all}"
-    "table{border-collapse:collapse}th{text-align:left;padding-right:2rem;font-weight:600}"
-    "label{display:block;margin:.8rem 0}input{font:inherit;display:block;width:100%;box-sizing:border-box;padding:.3em}"
-    "button{font:inherit;padding:.4em 1em}.fault{color:#a00}"
-    "@media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}code,output{background:#2a2a2a}"
-    "a{color:#8bf}.fault{color:#f99}}"
-)
-_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-_HEADERS = {
-    "Content-Security-Policy": (
-        f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; frame-ancestors 'none';"
-        " base-uri 'none'"
-    ),
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
+STATE_WORDS = {
+    "direct": "direct",
+    "relayed": "relayed",
+    "offline": "not reachable",
+    "degraded": "degraded",
+    "ready": "ready",
+    "searching": "looking for a path",
+    "waiting": "waiting for its agent",
 }
-
-
-class LoginForm(LoginBody):
-    """What the sign-in form sends."""
-
-    next: str = "/"
-
-
-class NoForm(BaseModel):
-    """A form with a button and nothing else."""
+"""As the scripts say them (static/words.js)."""
+MARKS = {"direct": "●", "relayed": "◐", "degraded": "▲", "ready": "●", "searching": "◌", "waiting": "○"}
 
 
 def routes() -> list[BaseRoute]:
     """Routes at the root."""
     return [
-        Route("/", status, methods=["GET"]),
-        Route("/login", login_page, methods=["GET"]),
-        Route("/login", submit_login, methods=["POST"]),
-        Route("/cli-auth", cli_auth_page, methods=["GET"]),
-        Route("/cli-auth", make_cli_token, methods=["POST"]),
+        *static_files.routes(),
+        *sign_in.routes(),
+        Route("/", workspaces_page, methods=["GET"]),
+        Route("/network", network_page, methods=["GET"]),
+        Route("/account", account_page, methods=["GET"]),
+        Route("/@{owner}/{workspace}", workspace_page, methods=["GET"]),
     ]
 
 
-async def status(request: Request) -> Response:
-    """What this is, and whether it is busy."""
+async def workspaces_page(request: Request) -> Response:
+    """Which of my workspaces can I reach?"""
     server = deployment(request)
+    principal = await _visitor(request)
+    if principal is None:
+        return await _way_in(request)
+    data = await list_document(server, principal)
+    rows = "".join(_plain_row(workspace) for workspace in data["workspaces"])
+    body = (
+        "<div id=page><h1>Workspaces</h1><table><thead><tr><th scope=col>State<th scope=col>Workspace"
+        f"<th scope=col>Agent<th scope=col>Last seen</tr></thead><tbody>{rows}</tbody></table></div>"
+        if rows
+        else "<div id=page><h1>No workspace yet</h1><p><code>coder create NAME</code> registers one and says how to"
+        " start its agent.</p></div>"
+    )
+    return page(
+        server,
+        "Workspaces",
+        body,
+        principal=principal,
+        script="workspaces.js",
+        more=("spark.js",),
+        data=_with_facts(server, principal, data),
+        here="/",
+    )
+
+
+def _plain_row(workspace: Document) -> str:
+    """For browsers without scripts; the others draw their own."""
+    href = f"/@{quote(workspace['owner'])}/{quote(workspace['name'])}"
+    name = f'<a href="{href}">{escape(workspace["owner"])}/{escape(workspace["name"])}</a>'
+    rows = ""
+    for agent in workspace["agents"]:
+        mark, words = MARKS.get(agent["state"], "○"), STATE_WORDS[agent["state"]]
+        rows += f"<tr><td>{mark} {words}<td>{name}<td>{escape(agent['name'])}<td>{agent['last_seen_at'] or 'never'}"
+    return rows
+
+
+async def workspace_page(request: Request) -> Response:
+    """What is going on with this one?"""
+    server = deployment(request)
+    principal = await _visitor(request)
+    if principal is None:
+        return await _way_in(request)
     async with server.database.read() as session:
-        users = await accounts.user_count(session)
+        wanted = str(request.path_params["owner"])
+        owner = principal.user if wanted == "me" else await accounts.find_user(session, wanted)
+        name = str(request.path_params["workspace"])
+        found = None if owner is None else await workspaces.find_workspace_by_name(session, owner.id, name)
+    if found is None or not principal.may_use(found.owner_id):
+        return not_found_page(server, principal)
+    data = detail_document(server, principal, found)
+    title = f"{found.owner.username}/{found.name}"
+    states = "".join(f"<p>{escape(agent['name'])}: {STATE_WORDS[agent['state']]}</p>" for agent in _agents(data))
+    return page(
+        server,
+        title,
+        f"<div id=page><h1>{escape(title)}</h1>{states}</div>",
+        principal=principal,
+        script="workspace.js",
+        more=("spark.js", "picture.js"),
+        data=_with_facts(server, principal, data),
+    )
+
+
+def _agents(data: Document) -> list[Document]:
+    return [agent for workspace in data["workspaces"] for agent in workspace["agents"]]
+
+
+async def network_page(request: Request) -> Response:
+    """How healthy is the whole?"""
+    server = deployment(request)
+    principal = await _visitor(request)
+    if principal is None:
+        return await _way_in(request)
+    data = await network_view(server, principal)
+    regions = "".join(
+        f"<tr><td>{escape(region['name'])}<td>{escape(', '.join(region['hosts']))}" for region in data["regions"]
+    )
+    body = (
+        "<div id=page><h1>Network</h1><table><thead><tr><th scope=col>Region<th scope=col>Relays</tr></thead>"
+        f"<tbody>{regions}</tbody></table></div>"
+    )
+    return page(
+        server,
+        "Network",
+        body,
+        principal=principal,
+        script="network.js",
+        data=_with_facts(server, principal, data),
+        here="/network",
+    )
+
+
+async def account_page(request: Request) -> Response:
+    """What can act for me?"""
+    server = deployment(request)
+    principal = await _visitor(request)
+    if principal is None:
+        return await _way_in(request)
+    body = (
+        f"<div id=page><h1>{escape(principal.user.username)}</h1><p>{escape(principal.user.email)}</p>"
+        "<p><code>coder tokens list</code> shows what can act for you.</p></div>"
+    )
+    data: Document = {"key_id": principal.key_id}
+    return page(
+        server,
+        "Account",
+        body,
+        principal=principal,
+        script="account.js",
+        data=_with_facts(server, principal, data),
+        here="/account",
+    )
+
+
+def not_found_page(server: Deployment, principal: Principal | None) -> Response:
+    """What is not there, or not this visitor's."""
+    body = (
+        f'<div class=narrow><h1>Not found</h1><p>{escape(NOT_FOUND)}.</p><p><a href="/">Your workspaces</a></p></div>'
+    )
+    return page(server, "Not found", body, principal=principal, status=404)
+
+
+async def _visitor(request: Request) -> Principal | None:
+    """Who looks: with a key that may do everything, for the page offers everything."""
     principal = await maybe_signed_in(request)
-    rows = {
-        "Version": server.version,
-        "Access URL": server.access_url,
-        "Connected agents": str(len(server.presence)),
-        "Connected clients": str(len(server.clients)),
+    return principal if principal is not None and covers(principal.key_scope, Need.ALL) else None
+
+
+async def _way_in(request: Request) -> Response:
+    """To the form that lets in: `/login` goes on to `/setup` if nobody exists."""
+    path = request.url.path
+    return RedirectResponse("/login" if path == "/" else f"/login?next={quote(path)}", 303)
+
+
+def _with_facts(server: Deployment, principal: Principal, data: Document) -> Document:
+    """What every script needs to know besides."""
+    facts = {
+        "access_url": server.access_url,
+        "user": principal.user.username,
+        "user_id": str(principal.user.id),
+        "owner": principal.sees_all,
+        "wildcard": server.options.wildcard_access_url,
+        "version": server.version,
     }
-    table = "".join(f"<tr><th scope=row>{escape(k)}<td>{escape(v)}" for k, v in rows.items())
-    return _page(server.options.name, f"<table>{table}</table>{_hint(server, users, principal)}")
-
-
-def _hint(server: Deployment, users: int, principal: Principal | None) -> str:
-    command = f"<p><code>coder login {escape(server.access_url)}</code></p>"
-    if not users:
-        return f"<p>This deployment has no users yet. Whoever is first becomes its owner:</p>{command}"
-    if principal is None:
-        return f'<p><a href="/login">Sign in</a>, or in a terminal:</p>{command}'
-    return f'<p>Signed in as {escape(principal.user.username)}. <a href="/cli-auth">A token for the terminal</a></p>'
-
-
-async def login_page(request: Request) -> Response:
-    """The sign-in form."""
-    target = local_path(request.query_params.get("next") or request.query_params.get("redirect") or "/")
-    if await maybe_signed_in(request) is not None:
-        return RedirectResponse(target, 303)
-    return _login_form(target)
-
-
-async def submit_login(request: Request) -> Response:
-    """The filled-in form."""
-    server = deployment(request)
-    server.login_limit.check(caller_ip(request))
-    refuse_cross_site(request, server.access_url)
-    form = await read_form(request, LoginForm)
-    target = local_path(form.next)
-    token = await sign_in(server, form)
-    if token is None:
-        return _login_form(target, fault=WRONG_LOGIN, email=form.email, status=401)
-    response = RedirectResponse(target, 303)
-    set_session_cookie(server, response, token)
-    return response
-
-
-async def cli_auth_page(request: Request) -> Response:
-    """`coder login` sends people here for a token. Making one takes a click: a link alone shall change nothing."""
-    principal = await maybe_signed_in(request)
-    if principal is None:
-        return RedirectResponse(f"/login?next={quote('/cli-auth')}", 303)
-    body = (
-        f"<p>Signed in as {escape(principal.user.username)}.</p>"
-        '<form method=post action="/cli-auth"><button>Make a session token</button></form>'
-    )
-    return _page("Session token", body)
-
-
-async def make_cli_token(request: Request) -> Response:
-    """Make a key and show it, this once."""
-    server = deployment(request)
-    principal = await maybe_signed_in(request)
-    if principal is None:
-        return RedirectResponse(f"/login?next={quote('/cli-auth')}", 303)
-    refuse_cross_site(request, server.access_url)
-    await read_form(request, NoForm)
-    async with server.database.write() as session:
-        token = await accounts.add_key(session, principal.user, KEY_LIFETIME, server.clock(), login_type="password")
-    return _page(
-        "Session token", f"<p>Paste this where <code>coder login</code> asks:</p><output>{token.text}</output>"
-    )
-
-
-def local_path(target: str) -> str:
-    """Only places on this server may be returned to: anything else becomes ``/``."""
-    parts = urlsplit(target)
-    if parts.scheme or parts.netloc or not target.startswith("/") or target.startswith(("//", "/\\")):
-        return "/"
-    return target if target.isprintable() else "/"
-
-
-def _login_form(target: str, *, fault: str = "", email: str = "", status: int = 200) -> Response:
-    body = (
-        (f"<p class=fault role=alert>{escape(fault)}</p>" if fault else "")
-        + '<form method=post action="/login">'
-        + f'<input type=hidden name=next value="{escape(target)}">'
-        + "<label>E-mail <input type=email name=email autocomplete=username required autofocus "
-        + f'value="{escape(email)}"></label>'
-        + "<label>Password <input type=password name=password autocomplete=current-password required></label>"
-        + "<button>Sign in</button></form>"
-    )
-    return _page("Sign in", body, status=status)
-
-
-def _page(title: str, body: str, *, status: int = 200) -> Response:
-    html = (
-        "<!doctype html><html lang=en><meta charset=utf-8>"
-        '<meta name=viewport content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style><h1>{escape(title)}</h1>{body}"
-    )
-    return HTMLResponse(html, status, _HEADERS)
+    return {"facts": facts, **data}

@@ -1,0 +1,81 @@
+// The path picture: you – relay – workspace. The line that carries the packets is drawn, thick as its throughput.
+
+import { h } from "./dom.js";
+import { ms, pathWords, rate } from "./words.js";
+
+const GATES = {
+  hard: "hard NAT: another port for each destination",
+  easy: "NAT: one port for all destinations",
+  blocked: "no UDP gets through",
+};
+
+// `ends`: {you, workspace, relay} names; `path`: as the API tells it, or null when nobody is connected.
+export function picture({ you, yours, workspace, address, relay, path, control, width }) {
+  const narrow = width < 560;
+  const height = narrow ? 190 : 200;
+  const left = narrow ? 44 : 96;
+  const right = width - left;
+  const middle = width / 2;
+  const bottom = height - (narrow ? 66 : 64);
+  const top = 40;
+  const kind = path ? path.kind : "none";
+  const searching = !path || kind === "none";
+  const thick = path ? thickness(path.rate.rx + path.rate.tx) : 2;
+  const words = describe(you, workspace, path, control);
+  return h("svg", { class: `picture ${kind}`, viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": words },
+    // the two ways: the one in use is strong, the other a hint
+    way(`M${left},${bottom} L${right},${bottom}`, "straight", kind === "direct" ? "used direct" : searching && path ? "probing" : "unused", thick),
+    way(`M${left},${bottom} C${left + 40},${top} ${middle - 60},${top} ${middle},${top} C${middle + 60},${top} ${right - 40},${top} ${right},${bottom}`,
+      "bent", kind === "relayed" ? "used relayed" : "unused", thick),
+    place(left, bottom, you, yours, path ? "on" : "off", narrow ? "start" : "middle", narrow ? 0 : left),
+    place(right, bottom, workspace, address, "on", narrow ? "end" : "middle", narrow ? width : right),
+    station(middle, top, relay, kind === "relayed"),
+    path && gate(left + (narrow ? 34 : 44), bottom, path.peer_nat, "Your side: "),
+    path && gate(right - (narrow ? 34 : 44), bottom, path.nat, "The workspace's side: "),
+    label(middle, kind === "relayed" ? top + 46 : bottom - 14, path, searching));
+}
+
+function way(d, key, kind, thick) {
+  return h("path", { key, d, class: `way ${kind}`, "stroke-width": kind.startsWith("used") ? thick : 1.5, fill: "none" });
+}
+
+// 2 px for nothing, 8 px for 100 MB/s and more; by the logarithm, for rates differ by powers of ten.
+function thickness(bytesPerSecond) {
+  return bytesPerSecond < 1000 ? 2 : Math.min(8, 2 + (Math.log10(bytesPerSecond) - 3) * 1.2).toFixed(1);
+}
+
+function place(x, y, name, more, kind, anchor, at) {
+  return h("g", { class: `place ${kind}` },
+    h("circle", { cx: x, cy: y, r: 8 }),
+    h("text", { x: at, y: y + 30, "text-anchor": anchor, class: "who" }, name),
+    h("text", { x: at, y: y + 48, "text-anchor": anchor, class: "more" }, more || ""));
+}
+
+function station(x, y, name, used) {
+  return h("g", { class: `station ${used ? "on" : "off"}` },
+    h("rect", { x: x - 7, y: y - 7, width: 14, height: 14, rx: 3 }),
+    h("text", { x, y: y - 16, "text-anchor": "middle", class: used ? "who" : "more" }, name));
+}
+
+function gate(x, y, kind, whose) {
+  if (!GATES[kind]) return null;
+  return h("g", { class: `gate ${kind}`, key: `gate ${whose}` },
+    h("title", null, whose + GATES[kind]),
+    h("path", { d: `M${x - 3},${y - 13} v26 M${x + 3},${y - 13} v26` }),
+    h("text", { x, y: y - 20, "text-anchor": "middle", class: "more" }, kind === "hard" ? "hard NAT" : kind === "blocked" ? "no UDP" : "NAT"));
+}
+
+function label(x, y, path, searching) {
+  if (!path) return null;
+  const total = path.rate.rx + path.rate.tx;
+  const parts = searching ? [path.verdict ? "looking for a path" : "not in use"]
+    : [ms(path.latency_ms), total >= 1 ? rate(total) : null].filter(Boolean);
+  return h("text", { x, y, "text-anchor": "middle", class: "label" }, parts.join(" · "));
+}
+
+function describe(you, workspace, path, control) {
+  if (!path) return `Nobody is connected to ${workspace}. This server reaches its agent in ${ms(control)}.`;
+  const gates = [["your side", path.peer_nat], ["the workspace's side", path.nat]].filter(([, kind]) => GATES[kind])
+    .map(([side, kind]) => ` On ${side}: ${GATES[kind]}.`).join("");
+  return `${you} to ${workspace}: ${pathWords(path)}, ${ms(path.latency_ms)}, ${rate(path.rate.rx + path.rate.tx)}.${gates}`;
+}
