@@ -23,6 +23,7 @@ from .routes import (
     deployment_config,
     derp_map,
     keys,
+    live,
     meta,
     pages,
     paths,
