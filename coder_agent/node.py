@@ -60,15 +60,16 @@ from .protocols.netstack.states import State
 from .protocols.wireguard.device import Device
 from .runtime.background import background
 from .runtime.candidates import CandidateHub
-from .runtime.datagrams import FlowHandler, PortHandler, UdpFlow, UdpPorts
+from .runtime.datagrams import FlowHandler, PortHandler, UdpPorts
 from .runtime.datagrams import Origin as Origin
 from .runtime.datagrams import TunnelDatagrams as TunnelDatagrams
 from .runtime.datagrams import TunnelUdpSocket as TunnelUdpSocket
+from .runtime.datagrams import UdpFlow as UdpFlow
 from .runtime.engine import SLEPT, Cores, Engine, Tap
 from .runtime.link_watch import LinkChange, watch_links
 from .runtime.splice import Dial as Dial
 from .runtime.splice import Splice as Splice
-from .runtime.splice import reset as reset_socket
+from .runtime.splice import reset_socket as reset_socket
 from .runtime.streams import TunnelStream as TunnelStream
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from ..protocols.netstack.listening import SynRequest
 from .loopback_udp import LOOPBACKS
-from .splice import Splice, reset
+from .splice import Splice, reset_socket
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class LoopbackTcp:
         engine = self._engine
         connection = request.accept(engine.now())
         if connection.error is not None:  # the peer did not wait
-            reset(sock)
+            reset_socket(sock)
             return
         splice = Splice(sock, connection, kick=engine.kick, now=engine.now, on_end=self._splices.discard)
         self._splices.add(splice)

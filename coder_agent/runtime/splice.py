@@ -31,7 +31,7 @@ BUFFERED_IN_ALL, BUFFERED_EACH = 256 << 20, 128 << 10
 _RESET = struct.pack("ii", 1, 0)
 
 
-def reset(sock: socket.socket) -> None:
+def reset_socket(sock: socket.socket) -> None:
     """Close so that the other side sees a reset, not an orderly end."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -91,9 +91,26 @@ class Splice:
             return
         self.error = reason
         self._stop_watching()
-        reset(self._sock)
+        reset_socket(self._sock)
         self._connection.abort(self._now())
         self._finish()
+
+    async def wait(self) -> None:
+        """Wait until both directions ended or one side broke. Cancelled: both sides are reset."""
+        if self._done:
+            return
+        ended, before = asyncio.Event(), self._on_end
+
+        def end(splice: Splice) -> None:
+            before(splice)
+            ended.set()
+
+        self._on_end = end
+        try:
+            await ended.wait()
+        except BaseException:
+            self.abort("cancelled")
+            raise
 
     # -- local → tunnel -----------------------------------------------------------------------------------------------
 
@@ -269,7 +286,7 @@ class Dial:
             self._connection.user = None
             self._connection.abort(self._engine.now())
             self._engine.kick()
-        reset(self._sock)
+        reset_socket(self._sock)
         self._on_fail(reason)
 
     def _wake(self) -> None:

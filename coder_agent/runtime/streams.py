@@ -133,16 +133,16 @@ class TunnelStream(anyio.abc.ByteStream):
     async def join(self, sock: socket.socket) -> Splice:
         """Join a local socket (connected, non-blocking) to this stream, both of which then belong together: returns
         when both directions ended or one side broke (`Splice.error`). Cancelled: both are reset."""
+        splice = self.splice(sock)
+        await splice.wait()
+        return splice
+
+    def splice(self, sock: socket.socket) -> Splice:
+        """The same without waiting: `Splice.wait` does that."""
         self._check()
-        ended = anyio.Event()
-        splice = Splice(sock, self._connection, kick=self._kick, now=self._now, on_end=lambda _: ended.set())
         self._closed = True
+        splice = Splice(sock, self._connection, kick=self._kick, now=self._now)
         splice.start()
-        try:
-            await ended.wait()
-        except BaseException:
-            splice.abort("cancelled")
-            raise
         return splice
 
     async def aclose(self) -> None:
