@@ -17,10 +17,17 @@ if TYPE_CHECKING:
     from .api import connect as connect
     from .client import Workspace as Workspace
     from .hooks.markers import hookimpl as hookimpl
+    from .mounting import listen as listen
 
 __version__ = "0.1.0"
 
-_LAZY = {"connect": ".api", "Workspace": ".client", "hookimpl": ".hooks.markers", "blocking": ".blocking"}
+_LAZY = {
+    "connect": ".api",
+    "Workspace": ".client",
+    "hookimpl": ".hooks.markers",
+    "listen": ".mounting",
+    "blocking": ".blocking",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -28,6 +28,7 @@ from .peers import PeerBook
 from .runtime.agent_link import Manifest
 from .runtime.control_link import AgentMode, ControlLink
 from .runtime.loopback import Loopback, forward_loopback
+from .runtime.mounts import Mounts
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +185,7 @@ class Agent:
         assert self._manifest is not None
         self._node = node
         self._book = PeerBook(node, acknowledge=self._acknowledge)
-        self._loopback = forward_loopback(node, self._may_forward)
+        self._loopback = forward_loopback(node, self._may_forward, Mounts())
         for service in self._config.services:
             node.listen_tcp(service.port, service.serve)
         node.start_soon(self._reporter.run, node, self._book.known)

@@ -61,6 +61,8 @@ ROOMS: dict[str, Room] = {
     "agent": room(f"{CORES} hooks runtime {ROOTS} __version__", "a composition root"),
     "agent_api": room("errors base hooks runtime.http", "our own requests beside Coder's protocol"),
     "path_reports": room(f"errors base verdict hooks {ROOTS}", "a node's paths, told to its server"),
+    "mounting": room("errors runtime", "a program beside the agent: it needs a folder and a socket, and no node"),
+    "asgi": room("errors hooks runtime.background", "the web's own interface over any stream"),
     "client": room(f"{CORES} hooks runtime {ROOTS} __version__", "a composition root"),
     "api": room(f"errors base hooks {ROOTS} cli.context", "one call: the user's configuration is the command line's"),
     "blocking": room(f"{CORES} runtime.streams {ROOTS}", "the client again, for code without an event loop"),
@@ -77,7 +79,7 @@ ROOMS: dict[str, Room] = {
 
 FOR_PLUGINS = (
     "errors base protocols verdict hooks node explain rpc http stun_responder tls_server client api workspace_name cli"
-    " __version__ hookimpl connect"
+    " __version__ hookimpl connect listen mounting asgi"
 )
 PLUGINS_WHY = "what plugins may import is what we keep stable; runtime is not, and plugins must be removable one by one"
 PLUGINS_EXTRA = {

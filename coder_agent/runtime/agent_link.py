@@ -18,6 +18,7 @@ import anyio
 from ..base.derp_map import DerpMap
 from ..protocols.tailnet.convert import derp_map_from_proto, uuid_from_proto
 from ..protocols.tailnet.proto import agent_pb2 as pb
+from .app_health import AppCheck, AppHealthReporter, checks_of, looker
 from .rpc import RpcConnection
 from .rpc_stream import RpcError
 
@@ -45,6 +46,7 @@ class Manifest:
     disable_direct_connections: bool = False
     derp_force_websockets: bool = False
     derp_map: DerpMap = field(default_factory=DerpMap)
+    app_checks: tuple[AppCheck, ...] = ()
 
     @classmethod
     def from_proto(cls, message: pb.Manifest) -> Manifest:
@@ -60,6 +62,7 @@ class Manifest:
             disable_direct_connections=message.disable_direct_connections,
             derp_force_websockets=message.derp_force_websockets,
             derp_map=derp_map_from_proto(message.derp_map),
+            app_checks=checks_of(message.apps),
         )
 
 
@@ -88,8 +91,14 @@ class LifecycleState(IntEnum):
 class AgentReporter:
     """An agent's reports. Lives as long as the agent: what was not delivered is repeated on the next connection."""
 
-    def __init__(self, version: str, stats: Callable[[], AgentStats | None] | None = None) -> None:
+    def __init__(
+        self,
+        version: str,
+        stats: Callable[[], AgentStats | None] | None = None,
+        apps: AppHealthReporter | None = None,
+    ) -> None:
         self._version = version
+        self._apps = apps or AppHealthReporter(looker())
         self._stats = stats
         self._unsent: deque[tuple[LifecycleState, float]] = deque()
         self._reached: LifecycleState | None = None
@@ -159,6 +168,10 @@ class AgentReporter:
         )
         seconds = answer.report_interval.seconds + answer.report_interval.nanos / 1e9
         return seconds if seconds > 0 else _FALLBACK_STATS_INTERVAL
+
+    async def report_app_health(self, connection: RpcConnection, manifest: Manifest) -> None:
+        """Look at the apps that want it, and say what has changed."""
+        await self._apps.run(connection, manifest.app_checks)
 
     async def watch_banners(self, connection: RpcConnection) -> None:
         """Ask for banners like every agent; a server may take the question as a sign of life. We show none."""

@@ -29,11 +29,13 @@ from ..errors import (
     TransportBroken,
     Unauthenticated,
 )
+from ..hooks.egress import OPEN
 from ..hooks.interfaces import DialOptions
 from ..protocols.tailnet.convert import derp_map_from_proto
 from ..protocols.tailnet.proto import tailnet_pb2 as pb
 from ..protocols.yamux import YamuxSettings
 from .agent_link import CALL_TIMEOUT, AgentReporter, AgentStats, LifecycleState, Manifest
+from .app_health import AppHealthReporter, looker
 from .backoff import Backoff
 from .coordination_stream import CoordinationStream, Wishes
 from .dial import CertificateNotTrusted
@@ -121,7 +123,7 @@ class ControlLink:
         self._wishes = Wishes()
         self._resume_token = ""
         self._version = "2.10" if isinstance(mode, AgentMode) else "2.0"
-        self._reporter = AgentReporter(mode.version, mode.stats) if isinstance(mode, AgentMode) else None
+        self._reporter = _reporter(mode, dial) if isinstance(mode, AgentMode) else None
         self._backoff = Backoff(0.1 if self._reporter else 0.05, BACKOFF_CEILING)
         self._leaving = anyio.Event()
         self._stale = anyio.Event()
@@ -340,6 +342,7 @@ class ControlLink:
             lambda: reporter.report_states(connection),
             lambda: reporter.report_stats(connection),
             lambda: reporter.watch_banners(connection),
+            lambda: reporter.report_app_health(connection, manifest),
         )
 
     async def _coordinate(self, connection: RpcConnection) -> None:
@@ -393,6 +396,11 @@ class ControlLink:
         self._resume_token = answer.token
         seconds = answer.refresh_in.seconds + answer.refresh_in.nanos / 1e9
         return seconds if seconds > 0 else _REFRESH_FALLBACK
+
+
+def _reporter(mode: AgentMode, dial: DialOptions | None) -> AgentReporter:
+    apps = AppHealthReporter(looker(dial.egress if dial is not None else OPEN))
+    return AgentReporter(mode.version, mode.stats, apps)
 
 
 async def _broken(connection: RpcConnection) -> None:

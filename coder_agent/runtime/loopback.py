@@ -12,6 +12,7 @@ from .datagrams import UdpPorts
 from .engine import Engine
 from .loopback_tcp import LoopbackTcp
 from .loopback_udp import LoopbackUdp
+from .mounts import no_mounts
 
 
 class Forwardable(Protocol):
@@ -35,10 +36,15 @@ class Loopback:
         self.udp.close()
 
 
-def forward_loopback(node: Forwardable, permits: Callable[[int], bool] = lambda port: True) -> Loopback:
-    """Forward TCP and UDP of `node`'s peers from now on, to the ports that `permits` allows."""
+def forward_loopback(
+    node: Forwardable,
+    permits: Callable[[int], bool] = lambda port: True,
+    mounts: Callable[[int], str | None] = no_mounts,
+) -> Loopback:
+    """Forward TCP and UDP of `node`'s peers from now on, to the ports that `permits` allows. `mounts` as in
+    LoopbackTcp."""
     loopback = Loopback(
-        LoopbackTcp(node.engine, permits=permits),
+        LoopbackTcp(node.engine, permits=permits, mounts=mounts),
         LoopbackUdp(node.udp, asyncio.get_running_loop(), permits=permits),
     )
     node.on_syn = loopback.tcp.receive

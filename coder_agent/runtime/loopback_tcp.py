@@ -16,7 +16,8 @@ from typing import Protocol
 
 from ..protocols.netstack.listening import SynRequest
 from .loopback_udp import LOOPBACKS
-from .splice import Splice, reset_socket
+from .mounts import no_mounts
+from .splice import Splice, reset
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +37,21 @@ class Clock(Protocol):
 
 
 class LoopbackTcp:
-    """Forwards TCP to loopback. `permits(port)` is the agent's policy; ports that it refuses look closed."""
+    """Forwards TCP to loopback. `permits(port)` is the agent's policy; ports that it refuses look closed.
+    `mounts(port)` names a Unix socket that stands for a port (mounts.py); it is asked first."""
 
-    def __init__(self, engine: Clock, *, permits: Callable[[int], bool] = lambda port: True) -> None:
+    def __init__(
+        self,
+        engine: Clock,
+        *,
+        permits: Callable[[int], bool] = lambda port: True,
+        mounts: Callable[[int], str | None] = no_mounts,
+    ) -> None:
         self.counters: Counter[str] = Counter()
         self._engine = engine
         self._loop = asyncio.get_running_loop()
         self._permits = permits
+        self._mounts = mounts
         self._dialling: set[_Dial] = set()
         self._splices: set[Splice] = set()
 
@@ -77,7 +86,7 @@ class LoopbackTcp:
         engine = self._engine
         connection = request.accept(engine.now())
         if connection.error is not None:  # the peer did not wait
-            reset_socket(sock)
+            reset(sock)
             return
         splice = Splice(sock, connection, kick=engine.kick, now=engine.now, on_end=self._splices.discard)
         self._splices.add(splice)
@@ -86,29 +95,32 @@ class LoopbackTcp:
 
 
 class _Dial:
-    """The way to one program: 127.0.0.1, then ::1."""
+    """The way to one program: the Unix socket that stands for the port, if there is one, then 127.0.0.1, then ::1."""
 
     def __init__(self, owner: LoopbackTcp, request: SynRequest) -> None:
         self._owner = owner
         self._request = request
-        self._family = 0
+        port = request.local[1]
+        self._ways: list[tuple[socket.AddressFamily, str | tuple[str, int]]]
+        self._ways = [(family, (host, port)) for family, host in reversed(LOOPBACKS)]
+        if (mount := owner._mounts(port)) is not None:
+            self._ways.append((socket.AF_UNIX, mount))
         self._sock: socket.socket | None = None
         self._timer: asyncio.TimerHandle | None = None
         owner._dialling.add(self)
 
     def next_family(self) -> None:
         """Try the next address, or give up."""
-        while self._family < len(LOOPBACKS):
-            family, host = LOOPBACKS[self._family]
-            self._family += 1
+        while self._ways:
+            family, where = self._ways.pop()
             try:
-                code = self._begin(family, (host, self._request.local[1]))
+                code = self._begin(family, where)
             except OSError as error:
                 code = error.errno or errno.EINVAL
             if code == 0:
                 self._connected()
                 return
-            if code in _UNDER_WAY and self._sock is not None:
+            if code in _UNDER_WAY and self._sock is not None and family is not socket.AF_UNIX:  # there: a full backlog
                 self._owner._loop.add_writer(self._sock.fileno(), self._writable)
                 self._timer = self._owner._loop.call_later(DIAL_TIMEOUT, self._failed)
                 return
@@ -118,10 +130,11 @@ class _Dial:
                 break
         self.give_up()
 
-    def _begin(self, family: socket.AddressFamily, where: tuple[str, int]) -> int:
+    def _begin(self, family: socket.AddressFamily, where: str | tuple[str, int]) -> int:
         sock = self._sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not isinstance(where, str):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         code = sock.connect_ex(where)
         if code in _UNDER_WAY:
             # On Linux loopback has answered by now; asking again saves waiting for a turn of the loop.
