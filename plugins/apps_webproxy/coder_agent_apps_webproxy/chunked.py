@@ -86,8 +86,8 @@ class ChunkedBody:
     def _size(self, data: bytes, at: int, out: list[bytes | memoryview]) -> int:
         end = data.find(b"\r\n", at, at + MAX_LINE)
         if end < 0:
-            if len(data) - at >= MAX_LINE:
-                raise BadChunk("a chunk's size line is too long")
+            if len(data) - at >= MAX_LINE or b"\n" in data[at:]:
+                raise BadChunk("a chunk's size line does not end as it must")
             self._held = data[at:]
             return -1
         found = _SIZE.fullmatch(data, at, end)
@@ -113,8 +113,11 @@ class ChunkedBody:
         return at + 2
 
     def _trailers(self, data: bytes, at: int, out: list[bytes | memoryview]) -> int:
-        end = at + 2 if data.startswith(b"\r\n", at) else data.find(b"\r\n\r\n", at, at + MAX_TRAILERS) + 4
-        if end < at + 2:
+        if data.startswith(b"\r\n", at):
+            end = at + 2
+        elif (blank := data.find(b"\r\n\r\n", at, at + MAX_TRAILERS)) >= 0:
+            end = blank + 4
+        else:
             if len(data) - at >= MAX_TRAILERS:
                 raise BadChunk("the trailers are too long")
             self._held = data[at:]
