@@ -159,16 +159,12 @@ class Agent:
 
     @asynccontextmanager
     async def _living_services(self) -> AsyncIterator[None]:
-        """Open the services that outlive their connections. What they end at the close, they end undisturbed."""
+        """Open the services that outlive their connections. They shield what they do at the close themselves."""
         async with AsyncExitStack() as opened:
             for service in self._config.services:
                 if isinstance(service, LivingService):
                     await opened.enter_async_context(service.open(self._facts))
-            try:
-                yield
-            finally:
-                with anyio.CancelScope(shield=True), anyio.move_on_after(GOODBYE_TIMEOUT):
-                    await opened.aclose()
+            yield
 
     def _node_config(self, manifest: Manifest) -> NodeConfig:
         config = self._config.node

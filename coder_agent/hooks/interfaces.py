@@ -344,7 +344,8 @@ class LivingService(AgentService, Protocol):
 
     def open(self, facts: Callable[[], AgentFacts]) -> AbstractAsyncContextManager[None]:
         """Entered before the first `serve`, left after the last one was cancelled: end there what must not survive the
-        agent. `facts` answers what the server said last; the leaving may take five seconds."""
+        agent, under a shield, for the agent is being cancelled, and within five seconds. `facts` answers what the
+        server said last."""
         ...
 
 
