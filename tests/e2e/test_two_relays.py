@@ -175,6 +175,26 @@ def test_a_relay_that_falls_silent_costs_less_than_half_a_second(blocked: str, d
         assert stall <= STALL + REPORT
 
 
+def test_a_home_that_leaves_the_map_in_mid_transfer_is_left(tmp_path: Path) -> None:
+    """The map shrinks under whoever uses what goes, and grows again."""
+    with two_relays(tmp_path) as place:
+        transfer = place.transfer("get")
+        path, server = tmp_path / "derpmap.json", place.deployment.programs[2]
+        assert server.name == "coder server"
+        before = path.read_text()
+        for regions in (("2",), ("1", "2")):
+            document = json.loads(before)
+            document["Regions"] = {key: document["Regions"][key] for key in regions}
+            changed = time.monotonic()
+            path.write_text(json.dumps(document))
+            server.process.send_signal(signal.SIGHUP)
+            server.wait_for(rf"the relay map changed .*regions \[{', '.join(regions)}\]")
+            goes_on(transfer, changed, 4)
+            stall = longest_stall(transfer, changed)
+            print(f"stall, the map has now {regions}: {stall:.2f} s")
+            assert stall <= STALL + REPORT
+
+
 @pytest.mark.parametrize("how", ["killed", "silent for the user"])
 def test_a_new_conversation_begins_in_time_without_the_peer_s_home(how: str, tmp_path: Path) -> None:
     with two_relays(tmp_path) as place:

@@ -116,6 +116,23 @@ def test_sending_to_oneself_loops_back() -> None:
     assert a.heard() == [packet(a, b"echo")]
 
 
+def test_nobody_logs_in_by_anothers_key() -> None:
+    """The box is closed with the private key, which a thief does not have."""
+    core = relay()
+    victim, other = Client(core, A), Client(core, B)
+    thief_wire = FakeWire()
+    thief = core.connect(thief_wire, AddrPort("192.0.2.9", 5), NOW)
+    assert thief is not None
+    size = len(frames.frame(FrameType.CLIENT_INFO, b""))
+    by_thief = client_info_frame(C, SERVER.public(), ClientInfo(), rng)
+    forged = by_thief[:size] + A.public().raw + by_thief[size + 32 :]
+    with pytest.raises(RemoteProtocolError):
+        thief.feed(forged, NOW)
+    other.send(victim, b"for A")
+    assert (FrameType.RECV_PACKET, other.key + b"for A") in victim.heard()
+    assert all(kind == FrameType.SERVER_KEY for kind, _ in thief_wire.take())
+
+
 def test_login_must_come_first_and_in_time() -> None:
     core = relay()
     wire = FakeWire()
