@@ -296,6 +296,11 @@ class TailnetNode:
         """What carries packets to a peer now."""
         return self.engine.magicsock.path(key)
 
+    def traffic(self, key: NodePublic) -> tuple[int, int]:
+        """Bytes of tunnel packets received from a peer, and sent to it, since it is known."""
+        counted = self.engine.traffic.get(key)
+        return (0, 0) if counted is None else (counted.received, counted.sent)
+
     async def wait_path(self, key: NodePublic, kind: PathKind) -> PathStatus:
         """Wait until packets to a peer go this way. Not guaranteed: that they still do when this returns."""
         while (status := self.path(key)).kind is not kind:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -104,6 +104,14 @@ class Cores:
 
 
 @dataclass(slots=True)
+class Traffic:
+    """Bytes of tunnel packets exchanged with a peer since it is known, without what carries them."""
+
+    received: int = 0
+    sent: int = 0
+
+
+@dataclass(slots=True)
 class _Blocked:
     """A peer whose transport was full: what was sealed for it and not sent yet."""
 
@@ -125,6 +133,7 @@ class Engine:
         self.standby = Standby()
         self._observer = observer
         self._scheduler = scheduler
+        self.traffic: defaultdict[NodePublic, Traffic] = defaultdict(Traffic)
         self._blocked: dict[NodePublic, _Blocked] = {}
         self._pathless: dict[NodePublic, deque[Burst]] = {}
         self._timer: Timer | None = None
@@ -276,6 +285,7 @@ class Engine:
     def forget_peer(self, peer: NodePublic) -> None:
         """Drop what is kept for a removed peer."""
         self._blocked.pop(peer, None)
+        self.traffic.pop(peer, None)
         self._pathless.pop(peer, None)
         self.standby.remove_peer(peer)
 
@@ -302,6 +312,7 @@ class Engine:
                 assert isinstance(effect, Deliver)
                 if self.tap is not None:
                     self._capture("in", effect.burst)
+                self.traffic[effect.peer].received += effect.burst.size_bytes
                 self.stack.receive(effect.peer, effect.burst, now)
             elif kind is Transmit:
                 assert isinstance(effect, Transmit)
@@ -391,6 +402,7 @@ class Engine:
     def _send_packets(self, peer: NodePublic, packets: Burst, now: float) -> None:
         if self.tap is not None:
             self._capture("out", packets)
+        self.traffic[peer].sent += packets.size_bytes
         route, effects = self.magicsock.route(peer, now)
         if effects:
             self._carry_out(effects, None, now)

@@ -6,10 +6,12 @@ import anyio
 import pytest
 
 from coder_agent import path_reports
+from coder_agent.base.addresses import AddrPort
 from coder_agent.base.keys import NodePublic
+from coder_agent.base.nat_facts import NatFacts
 from coder_agent.base.paths import PathKind
 from coder_agent.hooks.events import ControlChanged, PathChanged
-from coder_agent.path_reports import GATHER, INTERVAL, PathReporter
+from coder_agent.path_reports import GATHER, INTERVAL, PathReporter, nat_kind
 from coder_agent.testing.virtual_time import VirtualLoop
 
 pytestmark = pytest.mark.anyio
@@ -27,9 +29,10 @@ class Server:
     def __init__(self, *, wants: bool = True) -> None:
         self.at: list[float] = []
         self.wants = wants
+        self.peers: list[dict[str, object]] = []
 
     async def report_paths(self, document: object) -> bool:
-        assert document == {"peers": []}
+        assert document == {"peers": self.peers}
         self.at.append(anyio.current_time())
         return self.wants
 
@@ -78,3 +81,38 @@ async def test_a_server_that_does_not_want_reports_is_asked_again_after_a_new_co
         await anyio.sleep(20)
         assert len(server.at) == 2
         tasks.cancel_scope.cancel()
+
+
+async def test_while_a_path_is_in_use_the_report_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server()
+    server.peers = [{"active": True}]
+    monkeypatch.setattr(path_reports, "paths_document", lambda node, peers: {"peers": server.peers})
+    reporter = PathReporter(server)  # type: ignore[arg-type]
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run, reporter)
+        reporter.heard(CHANGE)
+        await anyio.sleep(35)
+        assert len(server.at) == 4
+        server.peers = [{"active": False}]
+        await anyio.sleep(100)
+        assert len(server.at) == 5  # that it is not in use any more
+        tasks.cancel_scope.cancel()
+
+
+def at(text: str) -> AddrPort:
+    return AddrPort.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("facts", "endpoints", "kind"),
+    [
+        (NatFacts(), (), None),
+        (NatFacts(udp=False), ("10.0.0.2:7",), "blocked"),
+        (NatFacts(udp=True, mapping_varies=True), ("10.0.0.2:7", "192.0.2.1:7"), "hard"),
+        (NatFacts(udp=True, mapping_varies=False, public_v4=at("192.0.2.1:7")), ("192.0.2.1:7",), "none"),
+        (NatFacts(udp=True, mapping_varies=False, public_v4=at("192.0.2.1:9")), ("10.0.0.2:7", "192.0.2.1:9"), "easy"),
+    ],
+    ids=["unknown", "no udp", "symmetric", "no nat", "friendly"],
+)
+def test_the_nat_in_a_word(facts: NatFacts, endpoints: tuple[str, ...], kind: str | None) -> None:
+    assert nat_kind(facts, [at(one) for one in endpoints]) == kind
