@@ -58,6 +58,19 @@ def test_ping_as_json(place: Deployment, dev: Registered) -> None:
     assert document["summary"]["total"] == document["summary"]["successful"] == 3
 
 
+def test_speedtest_both_ways_with_several_streams(place: Deployment, dev: Registered) -> None:
+    flags = ["-t", "1s", "--direction", "both", "--parallel", "3"]
+    document = place.user.coder("speedtest", dev.name, *flags, "--output", "json").json()
+    assert {row["direction"] for row in document["intervals"]} == {"down", "up"}
+    assert document["down"]["throughput_mbits"] > 1
+    assert document["up"]["throughput_mbits"] > 1
+    assert 0 < document["bottleneck"]["sender_cpu"] < 2  # the agent told its figures, too
+    assert 0 < document["bottleneck"]["receiver_cpu"] < 2
+    table = place.user.coder("speedtest", dev.name, *flags)
+    assert {line.split()[0] for line in table.out.splitlines() if " sec " in line} == {"down", "up"}
+    assert table.out.splitlines()[-1].startswith("limited by ")
+
+
 @pytest.mark.parametrize("direction", ["down", "up"])
 def test_speedtest_as_json(place: Deployment, dev: Registered, direction: str) -> None:
     flags = ["-t", "1s", "--direction", direction, "--output", "json", "--disable-direct-connections"]
@@ -116,6 +129,10 @@ def test_a_capture_can_be_read(place: Deployment, dev: Registered) -> None:
         packets += 1
     assert packets > 100
     assert ports == {3}
+    told = place.user.coder("speedtest", dev.name, "-t", "1s", "--pcap-file", "/dev/full")
+    assert told.code == 1
+    assert "not complete: No space left on device" in told.err
+    assert " sec " in told.out  # the test itself was not disturbed
     if shutil.which("tcpdump"):
         read = place.user.run("tcpdump", "-n", "-c", "50", "-r", str(path))
         assert read.code == 0, str(read)
@@ -185,6 +202,23 @@ def test_ctrl_c_ends_agent_and_server_in_order(tmp_path: Path) -> None:
         assert not [name for name in left if name.endswith(("-wal", "-shm"))], left
         own.start_server()
         assert json.loads(own.user.coder("list", "-o", "json").out)[0]["name"] == "dev"
+
+
+@pytest.mark.foreign
+@pytest.mark.skipif(shutil.which("tshark") is None, reason="needs tshark")
+def test_wireshark_reads_a_capture(place: Deployment, dev: Registered) -> None:
+    path = place.user.folder / "y.pcap"
+    assert place.user.coder("speedtest", dev.name, "-t", "1s", "--pcap-file", str(path)).code == 0
+    flags = [
+        "-o",
+        "tcp.check_checksum:TRUE",
+        "-Y",
+        "_ws.malformed or tcp.checksum.status == 0",
+    ]
+    bad = place.user.run("tshark", "-n", "-r", str(path), *flags)
+    assert (bad.code, bad.out) == (0, ""), str(bad)
+    handshakes = place.user.run("tshark", "-n", "-r", str(path), "-Y", "tcp.flags.syn == 1 and tcp.port == 3")
+    assert len(handshakes.out.splitlines()) >= 2
 
 
 # ---------------------------------------------------------------- in a shell

@@ -16,13 +16,17 @@ _RECORD = struct.Struct("<IIII")
 
 
 class PcapWriter:
-    """Appends packets to `file`; pass `write` to `TailnetNode.set_tap`."""
+    """Appends packets to `file`; pass `write` to `TailnetNode.set_tap`.
+
+    A disk that is full ends the capture and not the connection: `error` says why it is incomplete.
+    """
 
     def __init__(self, file: BinaryIO, wall: float, now: float) -> None:
         self._file = file
         self._offset = wall - now
         self.packets = 0
-        file.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, SNAPLEN, LINKTYPE_RAW))
+        self.error: OSError | None = None
+        self._append(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, SNAPLEN, LINKTYPE_RAW))
 
     def write(self, kind: str, packet: bytes, now: float) -> None:
         """One packet at monotonic time `now`. WireGuard's padding behind an inner packet is cut off."""
@@ -32,8 +36,24 @@ class PcapWriter:
             packet = packet[: 40 + int.from_bytes(packet[4:6], "big")]
         at = self._offset + now
         seconds = int(at)
-        self._file.write(_RECORD.pack(seconds, int((at - seconds) * 1e6), len(packet), len(packet)) + packet)
-        self.packets += 1
+        self._append(_RECORD.pack(seconds, int((at - seconds) * 1e6), len(packet), len(packet)) + packet)
+        self.packets += self.error is None
+
+    def close(self) -> None:
+        """Write what is left, and close the file."""
+        for finish in (self._file.flush, self._file.close):
+            try:
+                finish()
+            except OSError as error:
+                self.error = self.error or error
+
+    def _append(self, data: bytes) -> None:
+        if self.error is not None:
+            return
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self.error = error
 
 
 def _wrap(message: bytes) -> bytes:

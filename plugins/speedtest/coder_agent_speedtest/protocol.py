@@ -1,7 +1,7 @@
 """The speedtest protocol: one JSON line each way, then raw bytes in one direction until the sender closes.
 
     client → server   {"version":2,"time":5000000000,"direction":0}\\n
-    server → client   {}\\n     or   {"error":"…"}\\n and close
+    server → client   {}\\n     or   {"error":"…"}\\n and close     (from ours also {"figures":{…}})
 
 `time` is in nanoseconds; direction 0 = download (the server sends), 1 = upload. Source: tailscale net/speedtest.
 No I/O here.
@@ -10,10 +10,12 @@ No I/O here.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import IntEnum
 
 from coder_agent.errors import RemoteProtocolError
+
+from .bottleneck import Figures
 
 VERSION = 2
 BLOCK_SIZE = 2 * 1024 * 1024
@@ -64,16 +66,27 @@ class Request:
         return cls(Direction(direction), nanoseconds / 1e9)
 
 
-def encode_reply(error: str = "") -> bytes:
-    """The server's answer."""
-    return (json.dumps({"error": error}, separators=(",", ":")) if error else "{}").encode() + b"\n"
+def encode_reply(error: str = "", figures: Figures | None = None) -> bytes:
+    """The server's answer. Stock clients ignore `figures`, which ours use to name the bottleneck."""
+    document: dict[str, object] = {"error": error} if error else {}
+    if figures is not None:
+        document["figures"] = asdict(figures)
+    return json.dumps(document, separators=(",", ":")).encode() + b"\n"
 
 
-def parse_reply(line: bytes) -> None:
-    """Read the server's answer. Raises RemoteProtocolError with the server's words if it refuses."""
-    error = _object(line).get("error")
-    if error:
+def parse_reply(line: bytes) -> Figures | None:
+    """Read the server's answer: its figures, None from a stock one. Raises RemoteProtocolError with its words if it
+    refuses."""
+    document = _object(line)
+    if error := document.get("error"):
         raise RemoteProtocolError(f"the workspace refused the speed test: {str(error)[:200]}")
+    told = document.get("figures")
+    if not isinstance(told, dict):
+        return None
+    numbers = [told.get(field.name) for field in fields(Figures)]
+    if any(isinstance(number, bool) or not isinstance(number, (int, float)) for number in numbers):
+        return None
+    return Figures(*numbers)  # type: ignore[arg-type]
 
 
 def _object(line: bytes) -> dict[str, object]:

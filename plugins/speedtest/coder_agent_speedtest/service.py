@@ -11,7 +11,7 @@ from coder_agent.errors import RemoteProtocolError
 from coder_agent.node import TunnelStream
 
 from .protocol import Direction, Request, encode_reply
-from .transfer import GRACE, read_line, receive, send
+from .transfer import GRACE, Ledger, read_line, receive, send
 
 log = logging.getLogger(__name__)
 
@@ -26,23 +26,31 @@ class SpeedtestService:
     name = "speedtest"
     port = PORT
 
+    def __init__(self) -> None:
+        self._ledger = Ledger()
+
     async def serve(self, stream: anyio.abc.ByteStream) -> None:
         """One test."""
         assert isinstance(stream, TunnelStream)
         try:
             with anyio.fail_after(REQUEST_TIMEOUT):
-                line, early = await read_line(stream)
+                line, _ = await read_line(stream)
             request = Request.parse(line)
         except (RemoteProtocolError, TimeoutError) as exc:
             log.info("speed test refused: %s", exc)
             await stream.send(encode_reply(str(exc) or "no request within the time allowed"))
             return
-        await stream.send(encode_reply())
+        await stream.send(encode_reply(figures=self._ledger.figures()))
         try:
             if request.direction is Direction.DOWNLOAD:
-                await send(stream, request.seconds, lambda interval: None)
+                await send(stream, request.seconds, _uncounted)
+                self._ledger.add(stream)
             else:
-                await receive(stream, request.seconds, lambda interval: None, early)
+                await receive(stream, request.seconds, _uncounted)
         except TimeoutError:
             log.info("speed test given up: nothing arrived for %g s beyond its end", GRACE)
             stream.abort()
+
+
+def _uncounted(size: int) -> None:
+    """The client counts."""
