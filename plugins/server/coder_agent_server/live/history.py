@@ -53,6 +53,7 @@ class _Peer:
     kind: str
     path: str
     code: str
+    who: str
     at: datetime
     received: int | None
     sent: int | None
@@ -98,10 +99,11 @@ class AgentHistory:
         found: dict[str, _Peer] = {}
         for document in peers:
             peer_id, was = str(document["peer_id"]), self.peers.get(str(document["peer_id"]))
-            peer = found[peer_id] = _read_peer(document, was, now)
+            # An agent's peers are its users' programs and this server's own node.
+            who = names.get(peer_id) or ("this server" if was is None else was.who)
+            peer = found[peer_id] = _read_peer(document, was, who, now)
             before = ("none", "") if was is None else (was.kind, was.path)
             if before != (peer.kind, peer.path):
-                who = names.get(peer_id, "a client")
                 self.entries.append(Entry(now, "path", f"{who}: {path_words(document, regions)}", peer.code))
             if document["active"] and document["latency_ms"] is not None:
                 self.path.append(float(document["latency_ms"]))
@@ -154,13 +156,14 @@ def region_name(path: str, regions: Mapping[int, str]) -> str:
     return known or (f"region {number}" if number else "a relay")
 
 
-def _read_peer(document: Mapping[str, Any], was: _Peer | None, now: datetime) -> _Peer:
+def _read_peer(document: Mapping[str, Any], was: _Peer | None, who: str, now: datetime) -> _Peer:
     verdict = document.get("verdict")
     code = str(verdict.get("code", "")) if isinstance(verdict, Mapping) else ""
     peer = _Peer(
         kind=str(document["kind"]),
         path=str(document["path"]),
         code=code[:64],
+        who=who,
         at=now,
         received=document.get("rx_bytes"),
         sent=document.get("tx_bytes"),

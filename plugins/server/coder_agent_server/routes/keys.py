@@ -39,6 +39,7 @@ def routes() -> list[BaseRoute]:
     """Routes under /api/v2/users/{user}/keys."""
     return [
         Route("/users/{user}/keys", create_key, methods=["POST"]),
+        Route("/users/{user}/keys", list_keys, methods=["GET"]),
         Route("/users/{user}/keys/tokens", create_token, methods=["POST"]),
         Route("/users/{user}/keys/tokens", list_tokens, methods=["GET"]),
         Route("/users/{user}/keys/tokens/{key}", get_key, methods=["GET"]),
@@ -81,6 +82,14 @@ async def create_token(request: Request) -> Response:
             raise Problem(409, message, validations=[("token_name", "Already in use.")]) from exc
     audit(request, "create", "api_key", f"{name} ({scope})", 201, principal)
     return JSONResponse({"key": token.text}, 201)
+
+
+async def list_keys(request: Request) -> Response:
+    """Everything that can act for a user: sessions and named tokens, newest first. Ours, for the account page."""
+    user = await path_user(request, await signed_in(request))
+    async with deployment(request).database.read() as session:
+        found = await accounts.user_keys(session, user.id, tokens_only=False)
+    return JSONResponse([api_key_document(key) for key, _ in found])
 
 
 async def list_tokens(request: Request) -> Response:

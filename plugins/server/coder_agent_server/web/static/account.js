@@ -17,7 +17,7 @@ let wanted = { name: "", scope: "all", days: "30" };
 
 async function load() {
   try {
-    [user, keys] = await Promise.all([call("GET", "/users/me"), call("GET", "/users/me/keys/all").catch(() => call("GET", "/users/me/keys/tokens"))]);
+    [user, keys] = await Promise.all([call("GET", "/users/me"), call("GET", "/users/me/keys")]);
   } catch (error) {
     problem = error.message;
     keys ||= [];

@@ -128,7 +128,7 @@ function away(agent) {
 function apps(agent) {
   if (!agent.apps.length) {
     return section("Apps", "apps", null, h("p", { class: "muted" }, "None declared. One is made with:"),
-      line(`coder app add ${full()} web --url http://localhost:8080`, "declare an app"));
+      line(`coder app add ${full()} web 8080`, "declare an app"));
   }
   return section("Apps", "apps", null, h("ul", { class: "list" }, agent.apps.map((app) => h("li", { key: app.slug },
     mark(app.health === "unhealthy" ? "degraded" : app.health === "initializing" ? "searching" : "direct", HEALTH[app.health] || app.health),
