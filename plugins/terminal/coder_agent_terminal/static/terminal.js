@@ -13,6 +13,7 @@ const FIRST_MARK = /^\x1b\]7766;(?:new|kept;(\d+))\x07/;
 const LAST_MARK = /\x1b\]7766;end;(\w+);(\d+)\x07$/;
 const LONGEST_MARK = 40;
 const IDLE = "ended: nobody was looking";
+const MOST_EARLY = 256;
 const FIRST_PAUSE = 250;
 const LONGEST_PAUSE = 8000;
 
@@ -39,6 +40,7 @@ let replay = 0; // bytes of old output that are still to come
 let quiet = 0; // writes of old output that xterm has not digested: what it answers to them goes nowhere
 let opened = false; // has there been a connection before?
 let over = false;
+const early = [];
 
 const shown = { mark: "○", path: "" };
 
@@ -86,6 +88,7 @@ function connect() {
   const mine = (socket = new WebSocket(address));
   mine.binaryType = "arraybuffer";
   let heard = false;
+  mine.onopen = () => early.splice(0).forEach(send);
   mine.onmessage = ({ data }) => {
     if (typeof data === "string") return showPath(JSON.parse(data).path);
     let bytes = new Uint8Array(data);
@@ -190,7 +193,9 @@ function showPath({ kind, region, latency_ms: latency, reason }) {
 // ---------------------------------------------------------------- the start
 
 function send(message) {
+  // What is typed while a shell starts is for that shell; what is typed into a lost connection is for nobody.
   if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
+  else if (!opened && early.length < MOST_EARLY) early.push(message);
 }
 
 function type(data) {
