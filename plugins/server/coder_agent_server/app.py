@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
@@ -59,6 +61,7 @@ def build_app(server: Deployment, plugin_routes: Sequence[BaseRoute] = ()) -> AS
         *relay.api_routes(),
         *debug.routes(),
     ]
+    api.insert(0, Route("/openapi.json", openapi_route(list(api), server), methods=["GET"]))
     others = Router([*plugin_routes, WebSocketRoute("/{path:path}", unknown_socket)], redirect_slashes=False)
     app = Starlette(
         routes=[
@@ -74,6 +77,18 @@ def build_app(server: Deployment, plugin_routes: Sequence[BaseRoute] = ()) -> AS
     app.router.redirect_slashes = False  # a redirect would answer a stock client's POST with another method
     app.state.deployment = server
     return Front(app, front_rules(server), server.tally)
+
+
+def openapi_route(api: Sequence[BaseRoute], server: Deployment) -> Callable[[Request], Awaitable[Response]]:
+    """The API's own description: not secret, and made when somebody asks for it."""
+
+    async def openapi(request: Request) -> Response:
+        """The API's own description (OpenAPI 3.1)."""
+        from .openapi import openapi_document  # at first use
+
+        return JSONResponse(openapi_document(api, server.version, server.access_url))
+
+    return openapi
 
 
 def front_rules(server: Deployment) -> FrontRules:

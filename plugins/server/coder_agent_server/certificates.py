@@ -1,20 +1,26 @@
-"""The server's own certificate while it runs: read again on SIGHUP, and with what the relay puts behind it."""
+"""The server's own certificates while it runs: read again when the files change and on SIGHUP, and with what the relay
+puts behind the first one.
+"""
 
 from __future__ import annotations
 
 import logging
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
 
+from coder_agent.errors import ConfigError
 from coder_agent.hooks.interfaces import ExtendsChain, RelayBackend
 
 from .options import TlsOptions
+from .tls import ByName, stamps
 
 logger = logging.getLogger("coder_agent.server")
 
+LOOK_SECONDS = 10.0
+"""How often files are looked at: a renewed certificate is in use that soon."""
 CHAIN_RENEWAL = 10 * 86400.0
 """Seconds: what a relay puts behind the chain (DERP's fast start) is good for 30 days."""
 
@@ -28,9 +34,17 @@ class Certificates:
     context: ssl.SSLContext
     files: TlsOptions
     relay: RelayBackend | None
+    _more: ByName = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._more = ByName(self.files)
 
     def start(self) -> None:
-        """Add what the relay wants; the files themselves are loaded already, and stay so if that fails."""
+        """Load the further ones, and add to the first what the relay wants; that one is loaded already, and stays so if
+        this fails. Raises ConfigError for the further ones."""
+        if self.files.more:
+            self._more.load()
+            self.context.sni_callback = self._more.choose
         self._try(self._load(), self.context)
 
     def reload(self) -> None:
@@ -39,12 +53,24 @@ class Certificates:
         fresh = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # first: a bad file must not end up in the one in use
         if self._try(load, fresh) and self._try(load, self.context):
             logger.info("the certificate %s was read again", self.files.cert_file)
+        try:
+            self._more.load()
+        except ConfigError as exc:
+            logger.error("the old certificates stay in force: %s", exc)
 
-    async def run(self) -> None:
-        """Renew in time."""
+    async def run(self, look: float = LOOK_SECONDS) -> None:
+        """Follow the files; renew in time what the relay puts behind."""
+        seen = await self._stamps()
+        renewed = anyio.current_time()
         while True:
-            await anyio.sleep(CHAIN_RENEWAL)
-            self.reload()
+            await anyio.sleep(look)
+            now = await self._stamps()
+            if now != seen or anyio.current_time() - renewed >= CHAIN_RENEWAL:
+                seen, renewed = now, anyio.current_time()
+                self.reload()
+
+    async def _stamps(self) -> tuple[tuple[int, int], ...]:
+        return await anyio.to_thread.run_sync(stamps, self.files.files)
 
     def _load(self) -> Load:
         relay: object = self.relay

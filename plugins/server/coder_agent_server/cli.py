@@ -14,6 +14,7 @@ from coder_agent.cli.serving import flag, stop_signal
 from coder_agent.hooks.manager import PluginHost
 from coder_agent.hooks.settings import Settings
 
+from .json_log import log_as_json
 from .options import ServerOptions, is_only_local, resolve_options
 from .settings import ServerSettings
 
@@ -30,8 +31,24 @@ def server(
     http_address: Annotated[str | None, flag("host:port for HTTP [127.0.0.1:3000]; empty = no HTTP")] = None,
     tls_enable: Annotated[bool | None, flag("serve HTTPS too", "--tls-enable/--no-tls-enable")] = None,
     tls_address: Annotated[str | None, flag("host:port for HTTPS [127.0.0.1:3443]")] = None,
-    tls_cert_file: Annotated[str | None, flag("PEM file: certificate and chain")] = None,
-    tls_key_file: Annotated[str | None, flag("PEM file: private key")] = None,
+    tls_cert_file: Annotated[list[str] | None, flag("PEM file: certificate and chain; several by host name")] = None,
+    tls_key_file: Annotated[list[str] | None, flag("PEM file: private key; as many")] = None,
+    tls_min_version: Annotated[str | None, flag("oldest TLS spoken: tls12 or tls13 [tls12]")] = None,
+    http_socket: Annotated[str | None, flag("path of a unix socket for HTTP")] = None,
+    redirect_to_access_url: Annotated[
+        bool | None, flag("send other hosts there", "--redirect-to-access-url/--no-redirect-to-access-url")
+    ] = None,
+    proxy_trusted_headers: Annotated[
+        list[str] | None, flag("header in which a reverse proxy names the visitor, such as X-Forwarded-For")
+    ] = None,
+    proxy_trusted_origins: Annotated[list[str] | None, flag("network (CIDR) of such proxies")] = None,
+    secure_auth_cookie: Annotated[
+        bool | None, flag("session cookie over HTTPS only", "--secure-auth-cookie/--no-secure-auth-cookie")
+    ] = None,
+    strict_transport_security: Annotated[
+        int | None, flag("seconds for which browsers shall insist on HTTPS [0: they are not told]")
+    ] = None,
+    log_json: Annotated[str | None, flag("file for log lines as JSON, or /dev/stderr")] = None,
     data_dir: Annotated[str | None, flag("folder for the database")] = None,
     derp_server_enable: Annotated[
         bool | None, flag("embedded relay [on]", "--derp-server-enable/--no-derp-server-enable")
@@ -77,8 +94,16 @@ def server(
         "http_address": http_address,
         "tls_enable": tls_enable,
         "tls_address": tls_address,
-        "tls_cert_file": tls_cert_file,
-        "tls_key_file": tls_key_file,
+        "tls_cert_file": tls_cert_file or None,
+        "tls_key_file": tls_key_file or None,
+        "tls_min_version": tls_min_version,
+        "http_socket": http_socket,
+        "redirect_to_access_url": redirect_to_access_url,
+        "proxy_trusted_headers": proxy_trusted_headers or None,
+        "proxy_trusted_origins": proxy_trusted_origins or None,
+        "secure_auth_cookie": secure_auth_cookie,
+        "strict_transport_security": strict_transport_security,
+        "log_json": log_json,
         "data_dir": data_dir,
         "derp_server_enable": derp_server_enable,
         "derp_server_region_id": derp_server_region_id,
@@ -99,8 +124,11 @@ def server(
         "prometheus_address": prometheus_address,
     }
     settings: Settings = ctx.obj.settings.with_flags("server", given)
-    options = resolve_options(settings.section("server", ServerSettings), default_data_dir)
+    section = settings.section("server", ServerSettings)
+    options = resolve_options(section, default_data_dir)
     log = logging.getLogger("coder_agent.server")
+    if section.log_json:
+        log_as_json(section.log_json)
     log.setLevel(min(logging.INFO, log.getEffectiveLevel()))  # who came and went is what a server's log is for
     anyio.run(run_server, options, ctx.obj.host, settings)
 

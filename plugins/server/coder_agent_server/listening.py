@@ -10,6 +10,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import anyio
@@ -46,6 +47,13 @@ class Listener:
 
     socket: socket.socket
     kind: Kind
+    path: Path | None = None
+    """File to remove at the end, of a unix socket that we made."""
+
+    @property
+    def is_ip(self) -> bool:
+        """TCP; else a unix socket, which has no address for others."""
+        return self.socket.family != UNIX
 
     @property
     def bound(self) -> HostPort:
@@ -54,23 +62,74 @@ class Listener:
         return HostPort(str(name[0]), int(name[1]))
 
 
+UNIX = getattr(socket, "AF_UNIX", None)
+
+
 @contextmanager
-def open_listeners(options: ServerOptions) -> Iterator[list[Listener]]:
-    """Everything that `options` wants to listen on. Raises ConfigError."""
+def open_listeners(options: ServerOptions, inherited: Sequence[Listener] = ()) -> Iterator[list[Listener]]:
+    """Everything that `options` wants to listen on; what was `inherited` (activation.py) takes the place of an address
+    of its kind. Raises ConfigError."""
     wanted: list[tuple[str, HostPort | None, Kind]] = [
         ("http_address", options.http_address, "http"),
         ("tls_address", options.tls.address if options.tls is not None else None, "https"),
         ("prometheus_address", options.metrics_address, "metrics"),
     ]
-    found: list[Listener] = []
+    found: list[Listener] = list(inherited)
+    given = {listener.kind for listener in found}
+    if "https" in given and options.tls is None:
+        raise ConfigError("a socket for HTTPS was handed over, but TLS is off", hint="set --tls-enable")
     try:
         for setting, address, kind in wanted:
-            if address is not None:
+            if address is not None and kind not in given:
                 found.append(Listener(listen(setting, address), kind))
+        if options.http_socket is not None:
+            found.append(Listener(listen_unix(options.http_socket), "http", options.http_socket))
         yield found
     finally:
         for listener in found:
             listener.socket.close()
+            if listener.path is not None:
+                listener.path.unlink(missing_ok=True)
+
+
+def listen_unix(path: Path) -> socket.socket:
+    """A listening unix socket for this user and his group. What a dead server left there is replaced.
+
+    Raises ConfigError. It is made under another name and renamed, so that nobody can connect before its mode is right.
+    """
+    if UNIX is None:
+        raise ConfigError("http_socket: this system has no unix sockets", hint="use --http-address")
+    found = socket.socket(UNIX, socket.SOCK_STREAM)
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        if path.is_socket() and _answers(path):
+            raise ConfigError(f"another server listens on {path}", hint="stop it, or choose another --http-socket")
+        if path.exists() and not path.is_socket():
+            raise ConfigError(f"http_socket: {path} exists and is no socket", hint="choose another --http-socket")
+        found.setblocking(False)
+        found.bind(str(fresh))
+        fresh.chmod(0o660)
+        found.listen(BACKLOG)
+        fresh.replace(path)
+    except (OSError, ConfigError) as exc:
+        found.close()
+        fresh.unlink(missing_ok=True)
+        if isinstance(exc, ConfigError):
+            raise
+        raise ConfigError(
+            f"cannot listen on {path}: {exc.strerror or exc}", hint="choose another place with --http-socket"
+        ) from exc
+    return found
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+        return True
 
 
 def listen(setting: str, address: HostPort) -> socket.socket:
@@ -98,24 +157,6 @@ def listen(setting: str, address: HostPort) -> socket.socket:
             hint=f"stop what uses it, or choose another address with --{flag}",
         ) from exc
     return found
-
-
-def tls_context(options: ServerOptions) -> ssl.SSLContext | None:
-    """Certificate and key, loaded. Raises ConfigError."""
-    if options.tls is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])  # the relay's upgrade does not exist in HTTP/2
-    try:
-        context.load_cert_chain(options.tls.cert_file, options.tls.key_file)
-    except (OSError, ssl.SSLError) as exc:
-        reason = getattr(exc, "reason", None) or exc.strerror or str(exc)
-        raise ConfigError(
-            f"cannot use the certificate {options.tls.cert_file} with the key {options.tls.key_file}: {reason}",
-            hint="both must be PEM files, and the key must belong to the certificate",
-        ) from exc
-    return context
 
 
 # ---------------------------------------------------------------- uvicorn

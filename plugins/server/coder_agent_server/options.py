@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from ssl import TLSVersion
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -47,11 +48,19 @@ class AccessUrl(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TlsOptions:
-    """Where HTTPS listens, with what."""
+    """Where HTTPS listens, with what. `more`: further pairs of certificate and key, chosen by host name; who names
+    none, or an unknown one, gets the first."""
 
     address: HostPort
     cert_file: Path
     key_file: Path
+    more: tuple[tuple[Path, Path], ...] = ()
+    min_version: TLSVersion = TLSVersion.TLSv1_2
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of them."""
+        return (self.cert_file, self.key_file, *(path for pair in self.more for path in pair))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +85,7 @@ class ServerOptions:
     wildcard_access_url: str
     """Host pattern of subdomain apps in lower case; empty = there are none."""
     http_address: HostPort | None
+    http_socket: Path | None
     tls: TlsOptions | None
     data_dir: Path
     relay: RelayOptions
@@ -113,16 +123,19 @@ def resolve_options(settings: ServerSettings, default_data_dir: Callable[[], Pat
     """Check `settings`. Raises ConfigError naming the setting and what would be right."""
     http = parse_address("http_address", settings.http_address) if settings.http_address else None
     tls = _tls(settings)
-    if http is None and tls is None:
+    socket_path = Path(settings.http_socket).expanduser() if settings.http_socket else None
+    if http is None and tls is None and socket_path is None:
         raise ConfigError("nothing to listen on: http_address is empty and TLS is off", hint="set --http-address")
     listen = http or (tls.address if tls else None)
-    assert listen is not None
-    stun, is_default = _stun(settings, listen)
+    if listen is None and not settings.access_url:
+        raise ConfigError("a unix socket alone has no address for others", hint="set --access-url")
+    stun, is_default = _stun(settings, listen or HostPort("127.0.0.1", STUN_PORT))
     return ServerOptions(
         name=settings.name,
         access_url=parse_access_url(settings.access_url) if settings.access_url else None,
         wildcard_access_url=parse_wildcard(settings.wildcard_access_url),
         http_address=http,
+        http_socket=socket_path,
         tls=tls,
         data_dir=Path(settings.data_dir).expanduser() if settings.data_dir else default_data_dir(),
         relay=_relay(settings),
@@ -194,16 +207,25 @@ def _seconds(setting: str, text: str) -> float:
 
 
 def _tls(settings: ServerSettings) -> TlsOptions | None:
-    cert, key = settings.tls_cert_file, settings.tls_key_file
-    require_tls_pair(cert, key)
+    certs, keys = settings.tls_cert_file, settings.tls_key_file
+    require_tls_pair(",".join(certs), ",".join(keys))
+    if len(certs) != len(keys):
+        raise ConfigError(
+            f"{len(certs)} certificates, but {len(keys)} keys", hint="--tls-cert-file and --tls-key-file go in pairs"
+        )
     if not settings.tls_enable:
         return None
-    if not cert:
+    if not certs:
         raise ConfigError(
             "tls_enable is on, but there is no certificate", hint="set --tls-cert-file and --tls-key-file"
         )
-    require_tls_files(cert, key)
-    return TlsOptions(parse_address("tls_address", settings.tls_address), Path(cert), Path(key))
+    pairs = [(Path(cert), Path(key)) for cert, key in zip(certs, keys, strict=True)]
+    for cert, key in pairs:
+        require_tls_files(str(cert), str(key))
+    version = {"tls12": TLSVersion.TLSv1_2, "tls13": TLSVersion.TLSv1_3}[settings.tls_min_version]
+    return TlsOptions(
+        parse_address("tls_address", settings.tls_address), *pairs[0], more=tuple(pairs[1:]), min_version=version
+    )
 
 
 def _redirect(settings: ServerSettings) -> bool:

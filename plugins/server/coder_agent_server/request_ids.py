@@ -41,5 +41,6 @@ class RequestIdFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """logging's hook."""
-        record.request_id = current.get()
+        if not hasattr(record, "request_id"):
+            record.request_id = current.get()
         return True

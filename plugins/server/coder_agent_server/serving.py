@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from coder_agent.hooks.manager import PluginHost
 from coder_agent.hooks.settings import Settings
 from coder_agent.hooks.web_apps import ConnectionRoute
 
+from .activation import inherited_listeners
 from .app import build_app
 from .certificates import Certificates
 from .connection_log import ConnectionLogWriter
@@ -29,7 +31,7 @@ from .deployment import Deployment, utc_now
 from .derp_map import LiveDerpMap, build_derp_map
 from .derp_map_keeper import DerpMapKeeper, without_stun
 from .health.assembly import furnish
-from .listening import HttpServer, Kind, Listener, http_config, open_listeners, serving, tls_context
+from .listening import HttpServer, Kind, Listener, http_config, open_listeners, serving
 from .metrics import build_metrics_app
 from .options import AccessUrl, HostPort, ServerOptions
 from .store.agents import record_seen
@@ -37,6 +39,7 @@ from .store.database import Database, open_database
 from .store.deployment import open_deployment
 from .stun import open_stun
 from .tailnet.assembly import shared_tailnet
+from .tls import tls_context
 
 logger = logging.getLogger("coder_agent.server")
 
@@ -69,8 +72,8 @@ async def open_server(options: ServerOptions, host: PluginHost, settings: Settin
     Raises: ConfigError (port taken, database unusable, bad certificate), PluginError; all before anything is served.
     """
     async with AsyncExitStack() as stack:
-        listeners = stack.enter_context(open_listeners(options))
-        tls = tls_context(options)
+        listeners = stack.enter_context(open_listeners(options, inherited_listeners(os.environ)))
+        tls = tls_context(options.tls) if options.tls is not None else None
         access_url = _access_url(options, listeners)
         stun = await _open_stun(stack, options)
         database = await stack.enter_async_context(open_database(options.database_path))
@@ -118,7 +121,7 @@ async def open_server(options: ServerOptions, host: PluginHost, settings: Settin
                     for route in connection_routes:
                         await taken.enter_async_context(route.open())
                     try:
-                        bound = {listener.kind: listener.bound for listener in listeners}
+                        bound = {listener.kind: listener.bound for listener in listeners if listener.is_ip}
                         reload = partial(_reload, keeper, certificates)
                         yield Running(
                             deployment, bound.get("http"), bound.get("https"), bound.get("metrics"), stun, reload
@@ -184,7 +187,7 @@ def _access_url(options: ServerOptions, listeners: Sequence[Listener]) -> Access
     """The one configured, else the address of the first listener as seen from this machine."""
     if options.access_url is not None:
         return options.access_url
-    first = listeners[0]
+    first = next(listener for listener in listeners if listener.is_ip)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(first.bound.host, first.bound.host)
     return AccessUrl("https" if first.kind == "https" else "http", host, first.bound.port)
 

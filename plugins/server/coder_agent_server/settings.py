@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _setting(default: Any, env: str, description: str) -> Any:
     return Field(default, description=description, json_schema_extra={"env": env})
+
+
+def _files(value: object) -> object:
+    """One path, or several between commas."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Files = Annotated[list[str], BeforeValidator(_files)]
 
 
 class ServerSettings(BaseModel):
@@ -23,8 +31,14 @@ class ServerSettings(BaseModel):
     http_address: str = _setting("127.0.0.1:3000", "CODER_HTTP_ADDRESS", "host:port for HTTP; empty = no HTTP.")
     tls_enable: bool = _setting(False, "CODER_TLS_ENABLE", "Serve HTTPS too.")
     tls_address: str = _setting("127.0.0.1:3443", "CODER_TLS_ADDRESS", "host:port for HTTPS.")
-    tls_cert_file: str = _setting("", "CODER_TLS_CERT_FILE", "PEM file: certificate, then its chain.")
-    tls_key_file: str = _setting("", "CODER_TLS_KEY_FILE", "PEM file: the certificate's private key.")
+    tls_cert_file: Files = _setting(
+        [], "CODER_TLS_CERT_FILE", "PEM file: certificate, then its chain; several, for several host names (SNI)."
+    )
+    tls_key_file: Files = _setting(
+        [], "CODER_TLS_KEY_FILE", "PEM file: the certificate's private key; as many, in the same order."
+    )
+    tls_min_version: Literal["tls12", "tls13"] = _setting("tls12", "CODER_TLS_MIN_VERSION", "Oldest TLS spoken.")
+    http_socket: str = _setting("", "CODER_HTTP_SOCKET", "Path of a unix socket for HTTP, beside or instead of TCP.")
     data_dir: str = _setting("", "CODER_DATA_DIR", "Folder for the database.")
     name: str = _setting("coder-agent", "CODER_SERVER_NAME", "Name in the version and on the status page.")
     derp_server_enable: bool = _setting(True, "CODER_DERP_SERVER_ENABLE", "Serve the embedded relay at /derp.")
