@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 
-from .http1 import ResponseHead
+from .http1 import Body, ResponseHead
 
 _ATTRIBUTE = re.compile(
     rb"""([\s"'](?:src|href|action|formaction|poster|data|srcset|imagesrcset)\s*=\s*["']?)/(?!/)([^\s"'>]*)""",
@@ -66,7 +66,8 @@ def wants_rewriting(response: ResponseHead) -> bool:
     """Is it a whole page in HTML that we can read?"""
     kind = response.named.get(b"content-type", b"").partition(b";")[0].strip().lower()
     packed = response.named.get(b"content-encoding", b"identity").lower()
-    return kind == b"text/html" and packed in (b"", b"identity") and response.status not in (206, 204, 304)
+    whole = response.body is not Body.NONE and response.status != 206
+    return whole and kind == b"text/html" and packed in (b"", b"identity")
 
 
 def script_for(base: str, *, sandboxed: bool) -> bytes:
