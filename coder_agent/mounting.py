@@ -12,11 +12,12 @@ http://localhost:8123``), by `coder port-forward`. The agent of this machine mus
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -46,16 +47,10 @@ async def listen(port: int, serve: Serve, *, folder: Path | None = None) -> Asyn
         raise ConfigError(f"port {port}: choose one from {FIRST_PORT} to 65535")
     path = socket_of(mounts_folder() if folder is None else folder, port)
     _prepare(path, port)
-    try:
-        listener = await anyio.create_unix_listener(path, mode=0o600)
-    except OSError as exc:
-        raise ConfigError(
-            f"cannot listen at {path}: {exc.strerror or exc}", hint=f"{ENVIRON} names another folder"
-        ) from exc
     slots = anyio.CapacityLimiter(MAX_CONNECTIONS)
 
-    async def connection(stream: anyio.abc.SocketStream) -> None:
-        async with stream, slots:
+    async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with LocalStream(reader, writer) as stream, slots:
             try:
                 await serve(stream)
             except (anyio.BrokenResourceError, anyio.EndOfStream, anyio.ClosedResourceError) as exc:
@@ -63,12 +58,67 @@ async def listen(port: int, serve: Serve, *, folder: Path | None = None) -> Asyn
             except Exception:  # one connection's failure is not the others'
                 log.exception("serving a connection to port %d failed", port)
 
-    async with listener, background() as tasks:
-        tasks.start_soon(listener.serve, connection)
+    async with background() as tasks:
+
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            tasks.start_soon(connection, reader, writer)
+
+        server = await _bind(path, connected)
         try:
             yield
         finally:
+            server.close()
             path.unlink(missing_ok=True)
+
+
+async def _bind(
+    path: Path, connected: Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]
+) -> asyncio.AbstractServer:
+    try:
+        before = os.umask(0o177)  # only its user may connect, from the first moment on
+        try:
+            return await asyncio.start_unix_server(connected, path)
+        finally:
+            os.umask(before)
+    except OSError as exc:
+        hint = f"{ENVIRON} names another folder"
+        raise ConfigError(f"cannot listen at {path}: {exc.strerror or exc}", hint=hint) from exc
+
+
+class LocalStream(anyio.abc.ByteStream):
+    """A connection of an asyncio server. anyio's own streams over Unix sockets do not survive a cancellation that comes
+    together with data (a future is resolved twice)."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        try:
+            data = await self._reader.read(max_bytes)
+        except OSError as exc:
+            raise anyio.BrokenResourceError from exc
+        if not data:
+            raise anyio.EndOfStream
+        return data
+
+    async def send(self, item: bytes) -> None:
+        if self._writer.is_closing():
+            raise anyio.BrokenResourceError
+        try:
+            self._writer.write(item)
+            await self._writer.drain()
+        except OSError as exc:
+            raise anyio.BrokenResourceError from exc
+
+    async def send_eof(self) -> None:
+        with suppress(OSError):
+            self._writer.write_eof()
+
+    async def aclose(self) -> None:
+        self._writer.close()
+        with suppress(OSError):
+            await self._writer.wait_closed()
 
 
 def _prepare(path: Path, port: int) -> None:

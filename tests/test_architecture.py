@@ -62,7 +62,7 @@ ROOMS: dict[str, Room] = {
     "agent_api": room("errors base hooks runtime.http", "our own requests beside Coder's protocol"),
     "path_reports": room(f"errors base verdict hooks {ROOTS}", "a node's paths, told to its server"),
     "mounting": room("errors runtime", "a program beside the agent: it needs a folder and a socket, and no node"),
-    "asgi": room("errors hooks runtime.background", "the web's own interface over any stream"),
+    "asgi": room("errors hooks runtime", "the web's own interface over any stream"),
     "client": room(f"{CORES} hooks runtime {ROOTS} __version__", "a composition root"),
     "api": room(f"errors base hooks {ROOTS} cli.context", "one call: the user's configuration is the command line's"),
     "blocking": room(f"{CORES} runtime.streams {ROOTS}", "the client again, for code without an event loop"),

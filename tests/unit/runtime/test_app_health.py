@@ -98,7 +98,7 @@ async def answering(answer: bytes, host: str = "127.0.0.1") -> AsyncIterator[tup
         pytest.param(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", True, id="hints first"),
         pytest.param(b"HTTP/1.1 500 No\r\n\r\n", False, id="500"),
         pytest.param(b"HTTP/1.1 503 No\r\n\r\n", False, id="503"),
-        pytest.param(b"SSH-2.0-OpenSSH_9\r\n", False, id="another protocol"),
+        pytest.param(b"SSH-2.0-OpenSSH_9\r\n\r\n", False, id="another protocol"),
         pytest.param(b"", False, id="closed without an answer"),
     ],
 )
