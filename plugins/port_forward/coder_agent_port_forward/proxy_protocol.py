@@ -101,7 +101,11 @@ class ProxyHead:
     def _http(self) -> Wish | None:
         head, end, rest = self._data.partition(b"\r\n\r\n")
         line = head.split(b"\r\n", 1)[0]
-        if not self._data[:1].isalpha() or len(line) > HEAD_LIMIT or (b"\r\n" in head and line.count(b" ") != 2):
+        if (
+            not self._data[:1].isalpha()
+            or len(line) > HEAD_LIMIT
+            or ((end or b"\r\n" in head) and line.count(b" ") != 2)
+        ):
             raise BadRequest(
                 "neither SOCKS5 nor HTTP", _http_reply("400 Bad Request", "this is a SOCKS5 and HTTP proxy")
             )
