@@ -22,6 +22,7 @@ from .routes import (
     apps,
     connection_log,
     debug,
+    debug_pages,
     deployment_config,
     derp_map,
     keys,
@@ -60,6 +61,7 @@ def build_app(server: Deployment, plugin_routes: Sequence[BaseRoute] = ()) -> AS
         *meta.routes(),
         *relay.api_routes(),
         *debug.routes(),
+        *debug_pages.routes(),
     ]
     api.insert(0, Route("/openapi.json", openapi_route(list(api), server), methods=["GET"]))
     others = Router([*plugin_routes, WebSocketRoute("/{path:path}", unknown_socket)], redirect_slashes=False)

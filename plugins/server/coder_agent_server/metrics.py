@@ -33,10 +33,22 @@ class DeploymentCollector(Collector):
         yield GaugeMetricFamily(
             "coder_server_coordinator_peers", "Peers with a Coordinate stream.", len(server.coordinator.peers())
         )
+        yield from self._requests()
         yield from self._health()
         yield from self._refused()
         for name, value in sorted((server.relay.metrics() if server.relay is not None else {}).items()):
             yield UnknownMetricFamily(f"coder_relay_{name}", f"The relay's own figure {name!r}.", value)
+
+    def _requests(self) -> Iterator[Metric]:
+        """What the API was asked. Paths are no labels: they hold names, and there is no end of them."""
+        tally = self._deployment.tally
+        total = CounterMetricFamily("coder_server_requests", "Requests answered.", labels=["method", "status"])
+        for (method, status), count in sorted(tally.requests.items()):
+            total.add_metric([method, status], count)
+        yield total
+        yield CounterMetricFamily("coder_server_request_seconds", "Time spent on them, all together.", tally.seconds)
+        yield GaugeMetricFamily("coder_server_requests_in_progress", "Requests in progress.", tally.in_progress)
+        yield GaugeMetricFamily("coder_server_websockets", "WebSockets that are open.", tally.websockets)
 
     def _health(self) -> Iterator[Metric]:
         """The last report, as it is: a scrape shall not make this server dial."""

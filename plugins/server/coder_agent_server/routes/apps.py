@@ -143,26 +143,20 @@ async def list_apps(request: Request) -> Response:
 
 async def add_app(request: Request) -> Response:
     """Declare an app."""
-    return await _declare(request, await read_app(request), replace=False)
+    return await _declare(request, replace=False)
 
 
 async def put_app(request: Request) -> Response:
     """Declare an app, or change the one of that slug."""
-    body = await read_app(request)
-    if body.slug != request.path_params["slug"]:
-        raise Problem(400, "Validation failed.", validations=[("slug", "It must be the one in the address.")])
-    return await _declare(request, body, replace=True)
+    return await _declare(request, replace=True)
 
 
-async def read_app(request: Request) -> AppBody:
-    """The request's body, after it is known that somebody has signed in."""
-    await signed_in(request)
-    return await read_json(request, AppBody)
-
-
-async def _declare(request: Request, body: AppBody, *, replace: bool) -> Response:
+async def _declare(request: Request, *, replace: bool) -> Response:
     principal = await signed_in(request)
     agent = await path_agent(request, principal)
+    body = await read_json(request, AppBody)
+    if replace and body.slug != request.path_params["slug"]:
+        raise Problem(400, "Validation failed.", validations=[("slug", "It must be the one in the address.")])
     server = deployment(request)
     async with server.database.write() as session:
         try:
