@@ -55,6 +55,22 @@ def agent_idle(place: Place, plan: Plan) -> Iterator[Row]:
     yield Row.of("agent_idle", "% CPU", cpu)
 
 
+def server_idle(place: Place, plan: Plan) -> Iterator[Row]:
+    """Memory and CPU of a server with one user who has signed in and one connected agent, and nothing to do."""
+    place.start_server()
+    process = Path("/proc") / str(place.server.process.pid)
+    memory, cpu = [], []
+    with place.agent():
+        time.sleep(SETTLE)
+        for _ in range(plan.runs):
+            before = _cpu_seconds(process)
+            time.sleep(IDLE)
+            cpu.append((_cpu_seconds(process) - before) / IDLE * 100)
+            memory.append(_resident_mb(process))
+    yield Row.of("server_idle", "MB RSS", memory)
+    yield Row.of("server_idle", "% CPU", cpu)
+
+
 def _cpu_seconds(process: Path) -> float:
     fields = (process / "stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -109,7 +109,8 @@ class Place:
             "--access-url", self.url, "--data-dir", str(self.directory / "data"),
             "--stun-address", f"{address}:3478", host=self.workspace, env=self.environment("server"),
         )  # fmt: skip
-        self._exits.enter_context(server).wait_for(r"Started \S+ listener at")
+        self.server = self._exits.enter_context(server)
+        self.server.wait_for(r"Started \S+ listener at")
         self.coder(
             "login", self.url, "--first-user-username", "bench", "--first-user-email", "bench@example.com",
             "--first-user-password", "only-for-the-bench",

@@ -48,6 +48,7 @@ BENCHMARKS: Mapping[tuple[str, ...], Measure] = {
     ("first_pong", "time_to_direct"): latency.first_contact,
     ("cli_start",): footprint.cli_start,
     ("agent_idle",): footprint.agent_idle,
+    ("server_idle",): footprint.server_idle,
     ("netcheck_time",): netcheck.duration,
     ("matrix",): matrix.grid,
     ("birthday",): matrix.birthday,
