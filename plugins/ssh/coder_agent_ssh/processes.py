@@ -36,6 +36,7 @@ FLAGS = {
 local 3). A name that this system has not is left out."""
 DISABLED = 255
 """A character that is switched off, in the same table of the RFC."""
+_PROC = Path("/proc/self/stat")
 
 
 def set_size(terminal: int, columns: int, rows: int, width: int = 0, height: int = 0) -> None:
@@ -137,8 +138,8 @@ def hang_up(process: subprocess.Popen[bytes]) -> None:
 
 def kill_survivors(process: subprocess.Popen[bytes]) -> None:
     """End what a hang-up did not."""
-    if process.poll() is None and not ignores_hangup(process.pid):
-        _to_group(process.pid, signal.SIGKILL)
+    if not _PROC.exists():
+        _to_group(process.pid, signal.SIGKILL)  # who wanted to stay cannot be told apart here
     for pid in members(process.pid):
         if not ignores_hangup(pid):
             _to_process(pid, signal.SIGKILL)

@@ -7,8 +7,8 @@ tunnel's loop down, and whatever goes wrong in SSH ends there.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import math
 import socket
 import struct
 import subprocess
@@ -45,22 +45,18 @@ class Gate:
         self._facts: Callable[[], AgentFacts] | None = None
         self._control: socket.socket | None = None
         self._process: anyio.abc.Process | None = None
-        self._tasks: anyio.abc.TaskGroup | None = None
         self._starting = anyio.Lock()
         self._connections = 0
-        self._idle_until = math.inf
+        self._idle: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
     async def open(self, facts: Callable[[], AgentFacts]) -> AsyncIterator[None]:
         """While entered, connections are served."""
         self._facts = facts
         try:
-            async with anyio.create_task_group() as tasks:
-                self._tasks = tasks
-                yield
-                tasks.cancel_scope.cancel()
+            yield
         finally:
-            self._tasks = None
+            self._facts = None
             with anyio.CancelScope(shield=True):
                 await self._stop()
 
@@ -70,6 +66,8 @@ class Gate:
             log.warning("an SSH connection was refused: there are %d already", self._connections)
             return
         self._connections += 1
+        if self._idle is not None:
+            self._idle.cancel()
         try:
             request = Request.of(
                 self._facts(), self._settings, _address(stream, "local", port), _address(stream, "remote")
@@ -87,7 +85,8 @@ class Gate:
             await join(stream, ours)
         finally:
             self._connections -= 1
-            self._idle_until = anyio.current_time() + IDLE
+            if not self._connections:
+                self._idle = asyncio.get_running_loop().call_later(IDLE, self._let_go)
 
     # ------------------------------------------------------------ the process
 
@@ -107,6 +106,7 @@ class Gate:
                     await self._stop()
 
     async def _start(self) -> None:
+        await self._stop()  # a predecessor that was let go
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
             command = [sys.executable, "-P", "-m", "coder_agent_ssh.worker", str(theirs.fileno())]
@@ -123,21 +123,17 @@ class Gate:
                 ours.close()
                 raise
         self._control = ours
-        self._idle_until = math.inf
-        if self._tasks is not None:
-            self._tasks.start_soon(self._watch, ours)
 
-    async def _watch(self, control: socket.socket) -> None:
-        """End the worker when it has been idle for long enough."""
-        while self._control is control:
-            await anyio.sleep(IDLE / 4)
-            async with self._starting:
-                idle = not self._connections and anyio.current_time() > self._idle_until
-                if idle and self._control is control:
-                    await self._stop()
+    def _let_go(self) -> None:
+        """End a worker that nobody has used for a while."""
+        if not self._connections and self._control is not None:
+            self._control.close()
+            self._control = None
 
     async def _stop(self) -> None:
         """Closing the control socket tells the worker to end its sessions and itself."""
+        if self._idle is not None:
+            self._idle.cancel()
         process, self._process = self._process, None
         if self._control is not None:
             self._control.close()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import anyio
+import anyio.abc
 import typer
 
 from coder_agent.api import client_config
@@ -106,9 +109,30 @@ def ssh(
         info_dir=network_info_dir,
         info_interval=parse_duration(network_info_interval),
     )
-    code = anyio.run(_stdio if stdio else _session, plan)
+    code = anyio.run(_until_told, _stdio if stdio else _session, plan)
     if code:
         raise typer.Exit(code)
+
+
+async def _until_told(work: Callable[[Plan], Awaitable[int]], plan: Plan) -> int:
+    """Do it, and leave in order on SIGTERM and SIGHUP, so that the workspace ends our processes at once. ssh sends its
+    ProxyCommand a SIGHUP whenever it ends."""
+    code = 0
+
+    async def leave(*, task_status: anyio.abc.TaskStatus[None]) -> None:
+        nonlocal code
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
+            task_status.started()
+            async for number in signals:
+                code = 128 + number
+                tasks.cancel_scope.cancel()
+                return
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(leave)
+        code = await work(plan)
+        tasks.cancel_scope.cancel()
+    return code
 
 
 async def _stdio(plan: Plan) -> int:

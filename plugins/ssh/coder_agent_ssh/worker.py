@@ -116,7 +116,10 @@ def main() -> None:
     os.set_inheritable(control.fileno(), False)
     with suppress(OSError):
         os.chdir(os.environ.get("HOME") or os.path.expanduser("~"))  # sftp begins here
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        # Ours to ignore, not our children's: an ignored signal is inherited (the agent may run under nohup), a handled
+        # one is back at its default in a new program.
+        signal.signal(number, lambda *_: None)
     asyncio.run(Worker(control).run())
 
 

@@ -7,15 +7,15 @@ import stat
 from pathlib import Path
 
 import pytest
+from coder_agent_ssh.config_command import difference, make_section
+from coder_agent_ssh.config_file import ConfigFile
+from coder_agent_ssh.config_section import END, START, Options, Program, Section, Split, parse_option
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coder_agent.errors import ConfigError
-from coder_agent_ssh.config_command import difference, make_section
-from coder_agent_ssh.config_file import ConfigFile
-from coder_agent_ssh.config_section import END, START, Options, Program, Section, Split, parse_option
 
-PROGRAM = Program(("/opt/co der/coder", "--global-config", "/home/a%b"))
+PROGRAM = Program(("/opt/co der/coder", "--global-config", "/a%b"))
 SECTION = Section(PROGRAM, Options(), "coder.", "coder")
 
 
@@ -34,7 +34,7 @@ def test_the_section_as_ssh_reads_it() -> None:
         "\tConnectTimeout 0",
         "\tStrictHostKeyChecking no",
         "\tUserKnownHostsFile /dev/null",
-        "\tProxyCommand '/opt/co der/coder' --global-config /home/a%%b ssh --stdio --ssh-host-prefix coder. --wait yes %h",
+        "\tProxyCommand '/opt/co der/coder' --global-config /a%%b ssh --stdio --ssh-host-prefix coder. --wait yes %h",
     ]
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
-from coder_agent.errors import ConfigError
 from coder_agent_ssh.environment import (
     MAX_COUNT,
     MAX_SENT,
@@ -19,6 +17,8 @@ from coder_agent_ssh.escapes import Action, Escapes
 from coder_agent_ssh.hostkey import host_key
 from coder_agent_ssh.hostnames import workspace_of
 from coder_agent_ssh.request import Request
+
+from coder_agent.errors import ConfigError
 
 ACCOUNT = Account("me", "/home/me", "/bin/bash")
 
