@@ -38,6 +38,7 @@ GROUPS = {
     "config": "See the effective configuration.",
     "lab": "Networks in a simulator: which get direct paths, and those of reports.",
     "airgap": "Keep a deployment off the Internet.",
+    "support": "Ask for help.",
 }
 """One line of help for a group of commands; a group that is not here gets a plain one."""
 

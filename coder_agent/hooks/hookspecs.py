@@ -19,6 +19,7 @@ from .markers import hookspec
 if TYPE_CHECKING:  # a plugin that only adds a command shall not pay for any of these
     from ..base.egress import EgressPolicy
     from ..base.paths import PathPolicy
+    from .diagnostics import Diagnostic, DiagnosticsContext
     from .events import Event
     from .health import HealthCheck, HealthContext
     from .interfaces import (
@@ -105,6 +106,12 @@ def coder_app_proxies(settings: Settings) -> Sequence[AppProxy]:
 @hookspec
 def coder_health_checks(context: HealthContext) -> Sequence[HealthCheck]:
     """Add sections to a coder server's health report."""
+    raise NotImplementedError
+
+
+@hookspec
+def coder_diagnostics(context: DiagnosticsContext) -> Sequence[Diagnostic]:
+    """Add files to `coder support bundle`."""
     raise NotImplementedError
 
 

@@ -25,6 +25,7 @@ from .records import PluginRecord, Selection, plugin_key
 if TYPE_CHECKING:
     from ..base.egress import EgressPolicy
     from ..base.paths import PathPolicy
+    from .diagnostics import Diagnostic, DiagnosticsContext
     from .events import Event
     from .health import HealthCheck, HealthContext
     from .interfaces import (
@@ -316,6 +317,10 @@ class PluginHost:
     def health_checks(self, context: HealthContext) -> list[HealthCheck]:
         """`coder_health_checks`."""
         return cast("list[HealthCheck]", self.collect("coder_health_checks", context=context))
+
+    def diagnostics(self, context: DiagnosticsContext) -> list[Diagnostic]:
+        """`coder_diagnostics`."""
+        return cast("list[Diagnostic]", self.collect("coder_diagnostics", context=context))
 
     def authenticators(self, settings: Settings) -> list[Authenticator]:
         """`coder_authenticators`."""

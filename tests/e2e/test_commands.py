@@ -8,6 +8,7 @@ import shutil
 import socket
 import struct
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -219,6 +220,42 @@ def test_wireshark_reads_a_capture(place: Deployment, dev: Registered) -> None:
     assert (bad.code, bad.out) == (0, ""), str(bad)
     handshakes = place.user.run("tshark", "-n", "-r", str(path), "-Y", "tcp.flags.syn == 1 and tcp.port == 3")
     assert len(handshakes.out.splitlines()) >= 2
+
+
+# ---------------------------------------------------------------- for a maintainer
+
+
+def test_a_support_bundle_has_everything_but_secrets(place: Deployment, dev: Registered) -> None:
+    path = place.user.folder / "bundle.zip"
+    told = place.user.coder("support", "bundle", dev.name, "-y", "-O", str(path), "--output", "json").json()
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name).decode() for name in archive.namelist()}
+    assert set(told["files"]) | {"README.txt"} == set(files)
+    assert set(told["missing"]) == {"workspace/agent-magicsock.html", "workspace/agent-manifest.json"}, told
+    assert json.loads(files["network/netcheck.json"])["derp"]
+    assert json.loads(files["workspace/path.json"])["verdict"]["code"]
+    assert [pong["path"] for pong in json.loads(files["workspace/pings.json"])]
+    assert "connected to" in files["workspace/agent-log.txt"]
+    assert json.loads(files["deployment/health.json"])["derp"]
+    assert "DEBUG" in files["client/log.txt"]
+    secrets = [dev.token, next(place.user.folder.rglob("session")).read_text()]
+    assert [name for name, text in files.items() for secret in secrets if secret in text] == []
+
+
+def test_a_support_bundle_is_listed_before_it_is_made(place: Deployment, dev: Registered) -> None:
+    listed = place.user.coder("support", "bundle", dev.name, "--dry-run", "--output", "json").json()
+    assert {"client/config.json", "network/netcheck.json", "workspace/path.json"} <= {one["name"] for one in listed}
+    unasked = place.user.coder("support", "bundle", dev.name)
+    assert (unasked.code, unasked.out) == (1, "")
+    assert "say `--yes`" in unasked.err
+
+
+def test_a_support_bundle_without_a_server_says_what_is_missing(place: Deployment) -> None:
+    nowhere = {"CODER_URL": "http://127.0.0.1:9", "CODER_SESSION_TOKEN": "x"}
+    path = place.user.folder / "alone.zip"
+    told = place.user.coder("support", "bundle", "-y", "-O", str(path), "--output", "json", env=nowhere).json()
+    assert "refuses the connection" in told["missing"]["deployment/buildinfo.json"]
+    assert "client/config.json" not in told["missing"]
 
 
 # ---------------------------------------------------------------- in a shell

@@ -1,6 +1,7 @@
 """The agent's HTTP API inside the tunnel, on port 4: what its server and its users ask it about itself.
 
-``GET /`` greets; ``GET /api/v0/listening-ports`` answers ``{"ports": [{"process_name", "network", "port"}]}``.
+``GET /`` greets; ``GET /api/v0/listening-ports`` answers ``{"ports": [{"process_name", "network", "port"}]}``;
+``GET /debug/logs`` the last lines of the agent's log as text, without secrets.
 Everything else is 404, which stock clients take for "the agent is outdated" and go on. Source: coder agent/api.go.
 """
 
@@ -36,8 +37,11 @@ class AgentApiService:
     name = "agent-api"
     port = PORT
 
-    def __init__(self, look: Callable[[], list[ListeningPort]] | None = None) -> None:
+    def __init__(
+        self, look: Callable[[], list[ListeningPort]] | None = None, log: Callable[[], str] = lambda: ""
+    ) -> None:
         self._look = look
+        self._log = log
         self._seen: tuple[float, list[ListeningPort]] | None = None
         self._free: anyio.CapacityLimiter | None = None
 
@@ -72,12 +76,14 @@ class AgentApiService:
 
     async def _answer(self, method: str, target: str) -> tuple[int, object]:
         path = target.partition("?")[0]
-        if path not in ("/", "/api/v0/listening-ports"):
+        if path not in ("/", "/api/v0/listening-ports", "/debug/logs"):
             return 404, {"message": "Route not found."}
         if method not in ("GET", "HEAD"):
             return 405, {"message": "Method not allowed."}
         if path == "/":
             return 200, {"message": "Hello from the agent!"}
+        if path == "/debug/logs":
+            return 200, self._log()
         ports = await self.ports()
         return 200, {"ports": [{"process_name": one.process_name, "network": "tcp", "port": one.port} for one in ports]}
 
@@ -116,8 +122,10 @@ async def _reply(
 ) -> None:
     import h11
 
-    body = json.dumps(document, separators=(",", ":")).encode()
-    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+    text = isinstance(document, str)
+    body = (str(document) if text else json.dumps(document, separators=(",", ":"))).encode()
+    kind = "text/plain; charset=utf-8" if text else "application/json"
+    headers = [("Content-Type", kind), ("Content-Length", str(len(body)))]
     data = machine.send(h11.Response(status_code=status, headers=headers)) or b""
     if not head:
         data += machine.send(h11.Data(data=body)) or b""

@@ -23,6 +23,7 @@ def coder_commands() -> Sequence[CommandSpec]:
         CommandSpec("ping", "Ping a workspace and say which path it took.", f"{here}.cli:ping"),
         CommandSpec("path", "Say how packets reach a workspace, and why that way.", f"{here}.path_cli:path"),
         CommandSpec("health", "Check the deployment: relays, access URL, database.", f"{here}.health_cli:health"),
+        CommandSpec("bundle", "Collect what a maintainer needs.", f"{here}.bundle.command:bundle", group="support"),
         CommandSpec("replay", "Rebuild a report's network in the simulator.", f"{here}.replay_cli:replay", group="lab"),
         CommandSpec("matrix", "Show which pairs of networks get a direct path.", f"{here}.lab_cli:matrix", group="lab"),
     ]
@@ -31,5 +32,6 @@ def coder_commands() -> Sequence[CommandSpec]:
 @hookimpl
 def coder_agent_services(settings: Settings) -> Sequence[AgentService]:
     from .agent_api import AgentApiService
+    from .log_tail import follow
 
-    return [AgentApiService()]
+    return [AgentApiService(log=follow().text)]

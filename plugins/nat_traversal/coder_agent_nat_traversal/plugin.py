@@ -9,6 +9,7 @@ from coder_agent.hooks import CommandSpec, SettingsSpec, hookimpl
 
 if TYPE_CHECKING:
     from coder_agent.hooks import CandidateSource, Settings
+    from coder_agent.hooks.diagnostics import Diagnostic, DiagnosticsContext
     from coder_agent.hooks.health import HealthCheck, HealthContext
 
 __coder_api__ = 1
@@ -45,3 +46,11 @@ def coder_health_checks(context: HealthContext) -> Sequence[HealthCheck]:
     from .health import DerpCheck
 
     return [DerpCheck(context)]
+
+
+@hookimpl
+def coder_diagnostics(context: DiagnosticsContext) -> Sequence[Diagnostic]:
+    """What `coder netcheck` says, for a support bundle."""
+    from .netcheck.diagnostic import netcheck_diagnostic
+
+    return [netcheck_diagnostic(context)]

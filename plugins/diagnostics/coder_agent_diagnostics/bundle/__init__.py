@@ -1,0 +1,1 @@
+"""`coder support bundle`: everything a maintainer needs, without secrets, in one file."""
