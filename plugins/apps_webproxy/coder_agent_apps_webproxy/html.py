@@ -41,7 +41,8 @@ const f=window.fetch;if(f)window.fetch=function(r,o){if(r instanceof Request){co
 if(u!==r.url)r=new Request(u,r)}else r=fix(String(r));return f.call(this,r,o)};
 const patch=(o,n,k)=>{const g=o&&o[n];if(g)o[n]=function(...a){a[k]=fix(a[k]);return g.apply(this,a)}};
 patch(XMLHttpRequest.prototype,"open",1);patch(navigator,"sendBeacon",0);patch(window,"open",0);
-["pushState","replaceState"].forEach(n=>{const g=history[n];history[n]=function(...a){if(a[2]!=null)a[2]=fix(String(a[2]));
+["pushState","replaceState"].forEach(n=>{const g=history[n];history[n]=function(...a){
+if(a[2]!=null)a[2]=fix(String(a[2]));
 return g.apply(this,a)}});
 const A=["src","href","action","formaction","poster","data"],sa=Element.prototype.setAttribute;
 Element.prototype.setAttribute=function(n,v){return sa.call(this,n,A.includes(String(n).toLowerCase())?fix(v):v)};

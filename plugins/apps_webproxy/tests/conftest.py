@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -150,6 +150,8 @@ class Door(asyncio.Protocol):
             self.route.accept(self)
         else:
             self.transport.write(DASHBOARD)
+            if b"Connection: close" in self.initial:
+                self.transport.close()
 
     def give_back(self, data: bytes) -> None:
         self.transport.set_protocol(self)
@@ -238,3 +240,9 @@ def server() -> FakeServer:
 async def place(server: FakeServer) -> AsyncIterator[Place]:
     async with open_place(server) as found:
         yield found
+
+
+@pytest.fixture
+def opened(server: FakeServer) -> Callable[..., AbstractAsyncContextManager[Place]]:
+    """A front door with settings of the test's own."""
+    return lambda **settings: open_place(server, **settings)

@@ -149,13 +149,17 @@ def test_hosts_below_the_wildcard(pattern: str, host: str, label: str | None) ->
     assert wildcard.label_of(split_host(host)[0]) == label
 
 
-@pytest.mark.parametrize("pattern", ["apps.example.com", "a.*.example.com", "*", "*.*.example.com", "*.a/b"], ids=range(5))
+@pytest.mark.parametrize(
+    "pattern", ["apps.example.com", "a.*.example.com", "*", "*.*.example.com", "*.a/b"], ids=range(5)
+)
 def test_patterns_that_are_none(pattern: str) -> None:
     with pytest.raises(BadAddress):
         Wildcard.parse(pattern)
 
 
-@pytest.mark.parametrize("value", ["a b", "a/b", "a@b", "a:b", "a:123456", "a\x00", "ä.example", "a:80:80"], ids=range(8))
+@pytest.mark.parametrize(
+    "value", ["a b", "a/b", "a@b", "a:b", "a:123456", "a\x00", "ä.example", "a:80:80"], ids=range(8)
+)
 def test_host_headers_that_are_no_hosts(value: str) -> None:
     with pytest.raises(BadAddress):
         split_host(value)
