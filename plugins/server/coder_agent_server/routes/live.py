@@ -254,8 +254,9 @@ class ListFeed:
         while True:
             dirty = await self._visitor.news(subscription)
             if dirty is not None and all(what in self._known for what in dirty):
-                found = await self._rows(frozenset(self._known[what] for what in dirty))
-                gone: list[str] = []
+                asked = frozenset(self._known[what] for what in dirty)
+                found = await self._rows(asked)
+                gone = sorted({str(one) for one in asked} & self._sent.keys() - {row["id"] for row in found})
             else:  # something new, perhaps
                 found = await self._rows(None)
                 gone = sorted(self._sent.keys() - {row["id"] for row in found})

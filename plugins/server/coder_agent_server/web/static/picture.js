@@ -9,7 +9,10 @@ const GATES = {
   blocked: "no UDP gets through",
 };
 
-// `ends`: {you, workspace, relay} names; `path`: as the API tells it, or null when nobody is connected.
+// Ways on which a NAT at either end is not met.
+const WITHOUT_GATES = new Set(["direct_lan", "direct_ipv6", "direct_public"]);
+
+// `you`, `workspace`, `relay` are names; `path`: as the API tells it, or null when nobody is connected.
 export function picture({ you, yours, workspace, address, relay, path, control, width }) {
   const narrow = width < 560;
   const height = narrow ? 190 : 200;
@@ -21,6 +24,7 @@ export function picture({ you, yours, workspace, address, relay, path, control, 
   const kind = path ? path.kind : "none";
   const searching = !path || kind === "none";
   const thick = path ? thickness(path.rate.rx + path.rate.tx) : 2;
+  const gates = path && !WITHOUT_GATES.has(path.verdict && path.verdict.code);
   const words = describe(you, workspace, path, control);
   return h("svg", { class: `picture ${kind}`, viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": words },
     // the two ways: the one in use is strong, the other a hint
@@ -30,8 +34,8 @@ export function picture({ you, yours, workspace, address, relay, path, control, 
     place(left, bottom, you, yours, path ? "on" : "off", narrow ? "start" : "middle", narrow ? 0 : left),
     place(right, bottom, workspace, address, "on", narrow ? "end" : "middle", narrow ? width : right),
     station(middle, top, relay, kind === "relayed"),
-    path && gate(left + (narrow ? 34 : 44), bottom, path.peer_nat, "Your side: "),
-    path && gate(right - (narrow ? 34 : 44), bottom, path.nat, "The workspace's side: "),
+    gates && gate(left + (narrow ? 34 : 44), bottom, path.peer_nat, "Your side: "),
+    gates && gate(right - (narrow ? 34 : 44), bottom, path.nat, "The workspace's side: "),
     label(middle, kind === "relayed" ? top + 46 : bottom - 14, path, searching));
 }
 
@@ -75,7 +79,8 @@ function label(x, y, path, searching) {
 
 function describe(you, workspace, path, control) {
   if (!path) return `Nobody is connected to ${workspace}. This server reaches its agent in ${ms(control)}.`;
-  const gates = [["your side", path.peer_nat], ["the workspace's side", path.nat]].filter(([, kind]) => GATES[kind])
+  const met = WITHOUT_GATES.has(path.verdict && path.verdict.code) ? [] : [["your side", path.peer_nat], ["the workspace's side", path.nat]];
+  const gates = met.filter(([, kind]) => GATES[kind])
     .map(([side, kind]) => ` On ${side}: ${GATES[kind]}.`).join("");
   return `${you} to ${workspace}: ${pathWords(path)}, ${ms(path.latency_ms)}, ${rate(path.rate.rx + path.rate.tx)}.${gates}`;
 }
