@@ -41,11 +41,12 @@ PLAIN_TO_TLS = (
 
 
 class Failed(Exception):
-    """No answer came from the app; the notice says why."""
+    """No answer came from the app; the notice says why. `silent`: it hung up without a word."""
 
-    def __init__(self, notice: Notice) -> None:
+    def __init__(self, notice: Notice, *, silent: bool = False) -> None:
         super().__init__(notice.title)
         self.notice = notice
+        self.silent = silent
 
 
 class Broken(Exception):
@@ -101,7 +102,13 @@ class Exchange:
                     raise
                 await idle.close()
         self._stream = await self._connect()
-        return await self._once(self._stream, head)
+        try:
+            return await self._once(self._stream, head)
+        except Failed as exc:
+            # OpenSSL hangs up on plain HTTP without an alert: ask whether it would have liked TLS.
+            if exc.silent and not self._answered and await self.apps.speaks_tls(self.ticket):
+                raise Failed(notices.wrong_scheme(self.visit.address, False, self._switched())) from exc
+            raise
 
     async def _connect(self) -> AppStream:
         ticket, address = self.ticket, self.visit.address
@@ -209,7 +216,7 @@ class Exchange:
                 except ssl.SSLError as exc:
                     raise Failed(notices.app_failed("its TLS broke.")) from exc
                 except (anyio.BrokenResourceError, anyio.ClosedResourceError) as exc:
-                    raise Failed(notices.app_failed("it reset the connection.")) from exc
+                    raise Failed(notices.app_failed("it reset the connection."), silent=not buffer) from exc
                 if not more:
                     raise self._nonsense(buffer)
                 buffer = buffer + more if buffer else more
@@ -227,7 +234,7 @@ class Exchange:
         if buffer.startswith(TLS_ALERT):
             return Failed(notices.wrong_scheme(self.visit.address, False, self._switched()))
         if not buffer:
-            return Failed(notices.app_failed("it closed the connection without an answer."))
+            return Failed(notices.app_failed("it closed the connection without an answer."), silent=True)
         return Failed(notices.app_failed("it is not HTTP/1.1."))
 
     def _check_scheme(self, response: ResponseHead, rest: bytes) -> None:

@@ -23,6 +23,8 @@ CONNECT_SECONDS = 30.0
 KEEP_SECONDS = 4.0
 """How long an idle connection is kept: less than common servers do (Node and uvicorn 5 s), so that the app is seldom
 the one who closes first."""
+PROBE_SECONDS = 3.0
+"""How long a visitor waits to be told that the app wants TLS."""
 MAX_IDLE = 256
 MAX_IDLE_EACH = 16
 """Idle connections in all, and to one app."""
@@ -125,6 +127,21 @@ class Apps:
                 return AppStream(await connect(target, self._dial), key, reusable)
         except TimeoutError:
             raise PeerUnreachable(f"no connection within {CONNECT_SECONDS:.0f} s") from None
+
+    async def speaks_tls(self, ticket: Ticket) -> bool:
+        """Would an app that was asked in plain HTTP understand TLS?"""
+        key = _key(ticket)
+        if key[1] != "http":
+            return False
+        target = AppTarget(
+            "https", key[2], key[3], ticket.url, key[0], ticket.owner, ticket.workspace, ticket.agent, ""
+        )
+        try:
+            with anyio.fail_after(PROBE_SECONDS):
+                await AppStream(await _tls(target, self._dial), key, reusable=False).close()
+        except (WrongScheme, PeerUnreachable, TransportBroken, OSError, ssl.SSLError, TimeoutError):
+            return False
+        return True
 
     async def give_back(self, stream: AppStream) -> None:
         """The request is over and the connection is as good as new."""
