@@ -114,15 +114,15 @@ def _day(token: dict[str, Any]) -> str:
 
 def remove_token(
     ctx: typer.Context,
-    token: Annotated[str, typer.Argument(help="its name or id")],
+    which: Annotated[str, typer.Argument(metavar="TOKEN", help="its name or id")],
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Revoke a token: whoever uses it is signed out, and what it holds open ends."""
-    anyio.run(_remove, api_of(ctx.obj), token)
+    anyio.run(_remove, api_of(ctx.obj), which)
     if output is Output.JSON:
-        print_json({"removed": token})
+        print_json({"removed": which})
     else:
-        print(f"Token {token} is revoked.")
+        print(f"Token {which} is revoked.")
 
 
 async def _remove(api: ApiClient, token: str) -> None:

@@ -54,8 +54,11 @@ def add(
     ctx: typer.Context,
     name: PlaceArgument,
     slug: SlugArgument,
-    url: Annotated[
-        str | None, typer.Argument(help="where it is, as the workspace sees it: a URL, or just a port of loopback")
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[URL]", help="where it is, as the workspace sees it: a URL, or just a port of loopback"
+        ),
     ] = None,
     command: Annotated[str, typer.Option(help="a command for the web terminal, instead of a URL")] = "",
     display_name: Annotated[str, typer.Option(help="what people read")] = "",
@@ -80,7 +83,7 @@ def add(
     """Declare a web app of a workspace: the dashboard shows it, and the server leads browsers to it."""
     body = {
         "slug": slug,
-        "url": local_url(url or ""),
+        "url": local_url(target or ""),
         "command": command,
         "display_name": display_name,
         "icon": icon,

@@ -15,6 +15,8 @@ from ..directory import age, find_workspace
 from ..errors import ConfigError
 from ..runtime.http import ApiClient
 from ..workspace_name import WorkspaceName
+from .apps import parse_app
+from .arguments import RegisteredArgument
 from .context import Cli
 from .output import Output, OutputOption, note, print_json, print_table
 
@@ -29,6 +31,9 @@ def create(
     ctx: typer.Context,
     name: NameArgument,
     agent: Annotated[str, typer.Option(help="name of its agent")] = "main",
+    app: Annotated[
+        list[str] | None, typer.Option(metavar="SLUG=URL", help="a web app of it, such as web=8080; may be repeated")
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Register a workspace and print the line that starts its agent on the other machine.
@@ -38,7 +43,8 @@ def create(
     cli: Cli = ctx.obj
     wanted = WorkspaceName.parse(name)
     api = _api(cli)
-    reply = anyio.run(_create, api, wanted, agent)
+    body = {"name": wanted.workspace, "agent_name": agent, "apps": [parse_app(text) for text in app or ()]}
+    reply = anyio.run(_create, api, wanted, body)
     # On one command line for people, but not in the shell's history of the other machine: the variable is a prefix.
     line = f"CODER_AGENT_URL={shlex.quote(cli.url())} CODER_AGENT_TOKEN={reply['agent_token']} coder-agent run"
     if output is Output.JSON:
@@ -49,9 +55,9 @@ def create(
     note(f"\nThen `coder ping {name}` and `coder speedtest {name}` reach it. The token is not shown again.")
 
 
-async def _create(api: ApiClient, wanted: WorkspaceName, agent: str) -> dict[str, Any]:
+async def _create(api: ApiClient, wanted: WorkspaceName, body: dict[str, Any]) -> dict[str, Any]:
     path = f"/api/v2/users/{quote(wanted.owner)}/workspaces"
-    reply: dict[str, Any] = await api.post(path, {"name": wanted.workspace, "agent_name": agent})
+    reply: dict[str, Any] = await api.post(path, body)
     return reply
 
 
@@ -89,7 +95,7 @@ def _ago(time: str | None) -> str:
 
 def delete(
     ctx: typer.Context,
-    name: NameArgument,
+    name: RegisteredArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
