@@ -51,7 +51,8 @@ def terminal(
         Init(identity, command=line).encode()
     except ValueError as exc:
         raise ConfigError(str(exc), hint="put it into a file in the workspace") from exc
-    escapes = Escapes(_escape(escape) if local_tty.is_terminal() else None)
+    character = _escape(escape)
+    escapes = Escapes(character if local_tty.is_terminal() else None)
     run = _Run(client_config(cli, say=note), WorkspaceName.parse(workspace), identity, line, escapes, local_tty)
     raise typer.Exit(anyio.run(run.run))
 

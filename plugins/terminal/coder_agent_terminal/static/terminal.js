@@ -36,6 +36,7 @@ let socket;
 let pause = FIRST_PAUSE;
 let timer;
 let tail = ""; // the end of what came, one character per byte: the agent's last word is in it
+let marked = false; // does the agent say how a shell ends?
 let replay = 0; // bytes of old output that are still to come
 let quiet = 0; // writes of old output that xterm has not digested: what it answers to them goes nowhere
 let opened = false; // has there been a connection before?
@@ -79,6 +80,7 @@ function connect() {
   clearTimeout(timer);
   offer("");
   tail = "";
+  marked = false;
   replay = 0;
   const address = new URL(`/api/v2/workspaceagents/${agent}/pty`, location.href);
   address.protocol = address.protocol.replace("http", "ws");
@@ -103,9 +105,9 @@ function connect() {
     showPath({ kind: "none" });
     const last = LAST_MARK.exec(tail);
     if (event.code === 1000 && last) return ended(last[1] === "idle" ? IDLE : `exited with status ${last[2]}`);
-    if (event.code === 1000 && heard) return ended("ended");
+    if (event.code === 1000 && heard && !marked) return ended("ended"); // a stock agent does not say more
     if (event.code === 1008) return signedOut();
-    lost(event.reason, heard || event.code === 1011 || event.code === 1012);
+    lost(marked && event.code === 1000 ? "the agent stopped" : event.reason, heard || event.code === 1011 || event.code === 1012);
   };
 }
 
@@ -161,6 +163,7 @@ function begin(bytes) {
     if (mark && mark[1] === undefined) terminal.write("\x1b[2m[the shell ended with its agent: this is a new one]\x1b[0m\r\n");
   }
   opened = true;
+  marked = mark !== null;
   replay = Number(mark?.[1] ?? 0);
   return bytes.subarray(mark ? mark[0].length : 0);
 }
