@@ -33,6 +33,7 @@ from coder_agent.hooks.web import (
 
 from .auth import Principal, caller_ip, is_cross_site, presented_token, user_of
 from .documents.agents import agent_status
+from .request_ids import request_id
 from .store import accounts, agents, workspaces
 from .store.apps import shared_port, web_app
 from .store.schema import Agent, Workspace
@@ -111,9 +112,13 @@ class RoutesContext:
         return self._app_proxies
 
     def client_address(self, connection: object) -> str:
-        """The peer's address, or what a trusted reverse proxy says."""
+        """The peer's address, or what a trusted reverse proxy says; also for a connection that came past front.py."""
         assert isinstance(connection, HTTPConnection)
-        return caller_ip(connection)
+        if request_id(connection):
+            return caller_ip(connection)
+        scope = dict(connection.scope)
+        self._server.options.proxies.apply(scope)
+        return caller_ip(HTTPConnection(scope))
 
     def watch_key(self, visitor: Identity, close: Callable[[str], None]) -> Callable[[], None]:
         """Call `close` when the visitor's key is revoked."""
