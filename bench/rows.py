@@ -96,6 +96,8 @@ BARS: dict[tuple[str, str], Bar] = {
     ("agent_idle", "MB RSS"): Bar("≤ 60 MB", _at_most(60)),
     ("agent_idle", "% CPU"): Bar("< 0.5 %", _at_most(0.5)),
     ("server_idle", "MB RSS"): Bar("< 120 MB", _below(120)),
+    ("dashboard", "ms cold"): Bar("< 500 ms", _below(500)),
+    ("dashboard", "kB"): Bar("< 150 kB", _below(150)),
     ("netcheck_time", "s healthy"): Bar("≤ 1.5 s", _at_most(1.5)),
     ("netcheck_time", "s blocked"): Bar("≤ 5 s", _at_most(5)),
     ("matrix", "% direct"): Bar("100 % of permitted", _at_least(100)),

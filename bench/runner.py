@@ -16,7 +16,7 @@ from pathlib import Path
 
 from coder_agent.testing import netns
 
-from . import direct, footprint, integrity, latency, matrix, netcheck, relay, relayed, staying_up
+from . import dashboard, direct, footprint, integrity, latency, matrix, netcheck, relay, relayed, staying_up
 from .place import Place, Unavailable
 from .rows import Row, heading, shown
 
@@ -49,6 +49,7 @@ BENCHMARKS: Mapping[tuple[str, ...], Measure] = {
     ("cli_start",): footprint.cli_start,
     ("agent_idle",): footprint.agent_idle,
     ("server_idle",): footprint.server_idle,
+    ("dashboard",): dashboard.dashboard,
     ("netcheck_time",): netcheck.duration,
     ("matrix",): matrix.grid,
     ("birthday",): matrix.birthday,

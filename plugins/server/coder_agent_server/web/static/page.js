@@ -29,7 +29,10 @@ export function start(query, show, heard) {
   view = show;
   setClock(data.at);
   redraw();
-  document.documentElement.dataset.ready = "yes";
+  queueMicrotask(() => queueMicrotask(() => { // after the first drawing
+    performance.mark("interactive");
+    document.documentElement.dataset.ready = "yes";
+  }));
   if (query === null) return null;
   return new Feed(query, (message) => {
     setClock(message.at);
