@@ -96,6 +96,7 @@ BARS: dict[tuple[str, str], Bar] = {
     ("agent_idle", "MB RSS"): Bar("≤ 60 MB", _at_most(60)),
     ("agent_idle", "% CPU"): Bar("< 0.5 %", _at_most(0.5)),
     ("server_idle", "MB RSS"): Bar("< 120 MB", _below(120)),
+    ("server_idle", "% CPU"): Bar("< 1 %", _below(1)),
     ("dashboard", "ms cold"): Bar("< 500 ms", _below(500)),
     ("dashboard", "kB"): Bar("< 150 kB", _below(150)),
     ("netcheck_time", "s healthy"): Bar("≤ 1.5 s", _at_most(1.5)),
@@ -108,6 +109,8 @@ BARS: dict[tuple[str, str], Bar] = {
     ("failover_stall", "ms p99"): Bar("≤ 500 ms", _at_most(500)),
     ("wake", "s"): Bar("≤ 2 s", _at_most(2)),
     ("idle_packets", "packets/s"): Bar("< 1", lambda row: row.ours < 1),
+    ("scp", "MB/s"): Bar("≥ 0.5 × peer", _times_peer(0.5)),
+    ("ssh_cold", "s"): Bar("< 1.2 s", _below(1.2)),
     ("bulk_integrity", "GB intact"): Bar("all of 8 × 1 GB", lambda row: row.ours >= 1),
 }
 """By id and unit: an id may have a row for each of two things."""
