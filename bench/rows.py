@@ -99,6 +99,8 @@ BARS: dict[tuple[str, str], Bar] = {
     ("server_idle", "% CPU"): Bar("< 1 %", _below(1)),
     ("dashboard", "ms cold"): Bar("< 500 ms", _below(500)),
     ("dashboard", "kB"): Bar("< 150 kB", _below(150)),
+    ("keystroke", "ms"): Bar("< 15 ms", _below(15)),
+    ("keystroke", "ms wire"): Bar("", lambda row: True),
     ("netcheck_time", "s healthy"): Bar("≤ 1.5 s", _at_most(1.5)),
     ("netcheck_time", "s blocked"): Bar("≤ 5 s", _at_most(5)),
     ("matrix", "% direct"): Bar("100 % of permitted", _at_least(100)),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from coder_agent.testing import netns
 
-from . import dashboard, direct, footprint, integrity, latency, matrix, netcheck, relay, relayed, staying_up
+from . import dashboard, direct, footprint, integrity, keystroke, latency, matrix, netcheck, relay, relayed, staying_up
 from .place import Place, Unavailable
 from .rows import Row, heading, shown
 
@@ -50,6 +50,7 @@ BENCHMARKS: Mapping[tuple[str, ...], Measure] = {
     ("agent_idle",): footprint.agent_idle,
     ("server_idle",): footprint.server_idle,
     ("dashboard",): dashboard.dashboard,
+    ("keystroke",): keystroke.keystroke,
     ("netcheck_time",): netcheck.duration,
     ("matrix",): matrix.grid,
     ("birthday",): matrix.birthday,
