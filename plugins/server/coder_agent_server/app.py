@@ -39,6 +39,7 @@ from .rpc import agent as agent_rpc
 from .rpc import client as client_rpc
 from .rpc import user as user_rpc
 from .rpc.sockets import refuse
+from .web.error_pages import for_people
 
 
 def build_app(server: Deployment, plugin_routes: Sequence[BaseRoute] = ()) -> ASGIApp:
@@ -74,7 +75,11 @@ def build_app(server: Deployment, plugin_routes: Sequence[BaseRoute] = ()) -> AS
             Mount("/api/v2", app=Router(api, redirect_slashes=False, default=_from_the_root(others))),
             *others.routes,
         ],
-        exception_handlers={Problem: on_problem, HTTPException: on_http_exception, Exception: on_bug},
+        exception_handlers={
+            Problem: for_people(on_problem),
+            HTTPException: for_people(on_http_exception),
+            Exception: for_people(on_bug),
+        },
     )
     app.router.redirect_slashes = False  # a redirect would answer a stock client's POST with another method
     app.state.deployment = server

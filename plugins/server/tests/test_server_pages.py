@@ -161,3 +161,18 @@ async def test_metrics_have_an_address_of_their_own(tmp_path: Path) -> None:
         assert "coder_server_agents_connected 0.0" in text
         assert 'coder_server_build_info{version="v0.0.0-' in text
         assert "coder_relay_clients 0.0" in text
+
+
+async def test_errors_are_pages_for_people_and_documents_for_programs(server: Server, alice: Api) -> None:
+    browser = {"Accept": "text/html,application/xhtml+xml"}
+    page = await alice.get("/nowhere/<b>", headers=browser)
+    assert (page.status_code, page.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert "Route not found." in page.text
+    assert page.headers["content-security-policy"].startswith("default-src 'none'")
+    assert (await alice.get("/nowhere")).json() == {"message": "Route not found."}
+    assert (await alice.get("/api/v2/nowhere", headers=browser)).json() == {"message": "Route not found."}
+    page = await alice.get("/logout", headers=browser)
+    assert (page.status_code, page.headers["allow"]) == (405, "POST")
+    cookie = {"Cookie": f"coder_session_token={alice.token}", "Origin": "https://elsewhere.example"}
+    page = await alice.post("/cli-auth", headers={**browser, **cookie})
+    assert (page.status_code, "This request comes from another site." in page.text) == (403, True)

@@ -188,6 +188,7 @@ async def remove_app(request: Request) -> Response:
 
 def apps_changed(server: Deployment, agent: Agent) -> None:
     """The agent learns of its apps from its manifest, which it asks for when it connects."""
+    server.live.agent_changed(agent.id)
     server.presence.close(agent.id, "the apps of this workspace changed")
 
 

@@ -70,6 +70,7 @@ async def share(request: Request) -> Response:
             await store.share_port(session, workspace.id, body.agent_name, wanted)
         except store.TooMany as exc:
             raise Problem(409, f"A workspace shares at most {exc.limit} ports.") from exc
+    server.live.workspace_changed(workspace.id)
     audit(request, "write", "port_share", f"{workspace.name}:{body.port} {body.share_level}", 200, principal)
     return JSONResponse({"workspace_id": str(workspace.id), **body.model_dump(mode="json")})
 
@@ -79,8 +80,10 @@ async def unshare(request: Request) -> Response:
     principal = await signed_in(request)
     workspace = await path_workspace(request, principal)
     body = await read_json(request, UnshareBody)
-    async with deployment(request).database.write() as session:
+    server = deployment(request)
+    async with server.database.write() as session:
         if not await store.unshare_port(session, workspace.id, body.agent_name, body.port):
             raise not_found()
+    server.live.workspace_changed(workspace.id)
     audit(request, "delete", "port_share", f"{workspace.name}:{body.port}", 200, principal)
     return Response(status_code=200)

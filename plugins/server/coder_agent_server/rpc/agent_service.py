@@ -138,6 +138,7 @@ class AgentService:
         if health:
             async with self._server.database.write() as session:
                 await set_health(session, self._agent.id, health)
+            self._server.live.agent_changed(self._agent.id)
         return pb.BatchUpdateAppHealthResponse()
 
     async def update_metadata(self, request: pb.BatchUpdateMetadataRequest) -> Message:
