@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.from_thread
@@ -23,6 +23,11 @@ from . import api, client
 from .magicsock.core import PathStatus
 from .node import DIAL_TIMEOUT, Pong
 from .runtime.streams import TunnelStream
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx2
 
 
 class BlockingStream:
@@ -72,6 +77,16 @@ class BlockingWorkspace:
             return await self._workspace.open_tcp(port, timeout=timeout)
 
         return BlockingStream(self._portal, self._portal.call(call))
+
+    def http(
+        self, port: int, *, tls: bool = False, verify: ssl.SSLContext | bool = False, **options: Any
+    ) -> httpx2.Client:
+        """As `Workspace.http`, with httpx2's blocking client."""
+        dial = self._workspace.dial_port
+        made: httpx2.Client = client.load_http().blocking_client(
+            self._portal, dial, port, tls=tls, verify=verify, options=options
+        )
+        return made
 
     def ping(self, *, timeout: float = 5.0) -> Pong:
         """As `Workspace.ping`."""

@@ -11,8 +11,10 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from ipaddress import IPv6Address
-from typing import Any, Literal
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 import anyio
@@ -28,7 +30,7 @@ from .base.path_rules_json import rules_from_json
 from .base.paths import PathKind
 from .directory import AgentInfo, agent_from, find_agent, find_workspace
 from .directory import agent_unreachable as agent_unreachable
-from .errors import CoordinationError, PathRefused, PeerUnreachable
+from .errors import ConfigError, CoordinationError, PathRefused, PeerUnreachable
 from .explain import explain, explain_after_asking
 from .hooks.events import ControlChanged
 from .magicsock.core import PathStatus
@@ -40,6 +42,11 @@ from .runtime.http import ApiClient
 from .runtime.streams import TunnelStream
 from .verdict.situation import Verdict
 from .workspace_name import WorkspaceName
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx2
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +88,23 @@ class Workspace:
     async def open_udp(self, port: int) -> TunnelDatagrams:
         """Datagrams to and from a UDP port of the workspace's loopback; see `TailnetNode.open_udp`."""
         return await self.node.open_udp(self.address, port)
+
+    def http(
+        self, port: int, *, tls: bool = False, verify: ssl.SSLContext | bool = False, **options: Any
+    ) -> httpx2.AsyncClient:
+        """An httpx2 client whose requests go to `port` of the workspace; relative URLs suffice.
+
+        Close it, or use it with ``async with``. `tls` speaks HTTPS; certificates are not verified unless `verify` says
+        so, for the tunnel has already proven who answers. `options` are httpx2.AsyncClient's.
+
+        Raises: ConfigError if httpx2 is not installed. Requests raise httpx2's own errors.
+        """
+        made: httpx2.AsyncClient = load_http().client(self.dial_port, port, tls=tls, verify=verify, options=options)
+        return made
+
+    async def dial_port(self, port: int, timeout: float) -> TunnelStream:
+        """`open_tcp` as an HTTP client wants it."""
+        return await self.open_tcp(port, timeout=timeout)
 
     async def ping(self, *, via: Literal["best", "direct", "derp"] = "best", timeout: float = 5.0) -> Pong:
         """One disco ping: latency and the path that carried it."""
@@ -137,6 +161,16 @@ class Workspace:
             await self._api.get(f"/api/v2/workspaceagents/{self.agent.id}"), self.agent.workspace, self.agent.owner
         )
         return agent
+
+
+def load_http() -> ModuleType:
+    """workspace_http.py, which stands on the extra ``coder-agent[http]``. Raises ConfigError without it."""
+    try:
+        return import_module(".workspace_http", __package__)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"an HTTP client needs {error.name}, which is not installed", hint="pip install 'coder-agent[http]'"
+        ) from error
 
 
 class _Session:

@@ -65,6 +65,9 @@ ROOMS: dict[str, Room] = {
     "asgi": room("errors hooks runtime", "the web's own interface over any stream"),
     "client": room(f"{CORES} hooks runtime {ROOTS} __version__", "a composition root"),
     "api": room(f"errors base hooks {ROOTS} cli.context", "one call: the user's configuration is the command line's"),
+    "workspace_http": room(
+        "errors protocols runtime.streams", "an HTTP client over streams: of a connection it knows nothing"
+    ),
     "blocking": room(f"{CORES} runtime.streams {ROOTS}", "the client again, for code without an event loop"),
     "cli": room(
         f"errors base verdict hooks {ROOTS} runtime.http runtime.agent_link __version__",

@@ -47,7 +47,8 @@ def project(folder: Path) -> dict[str, Any]:
 
 def runtime_needs(folder: Path) -> list[str]:
     data = project(folder)
-    return [*data["dependencies"], *data.get("optional-dependencies", {}).get("fast", [])]
+    extras = data.get("optional-dependencies", {})
+    return [*data["dependencies"], *extras.get("fast", []), *extras.get("http", [])]
 
 
 def direct(folder: Path) -> set[str]:
