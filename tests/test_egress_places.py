@@ -83,7 +83,12 @@ REVIEWED = {
     ("plugins/server/coder_agent_server/listening.py", "getaddrinfo"): "the same",
     ("plugins/server/coder_agent_server/options.py", "getaddrinfo"): "the access URL, which is always inside",
     # this machine
-    ("coder_agent/agent.py", "connect_tcp"): "loopback: the programs of the workspace",
+    ("coder_agent/runtime/loopback_tcp.py", "connect_ex"): "loopback: the programs of the workspace",
+    ("coder_agent/runtime/loopback_udp.py", "connect"): "the same",
+    ("coder_agent/runtime/splice.py", "sendmsg"): "on a socket that others connected",
+    ("coder_agent/runtime/splice.py", "connect"): NOT_A_SOCKET.format("a connection inside the tunnel"),
+    ("plugins/port_forward/coder_agent_port_forward/reverse.py", "sock_connect"): "loopback: the user's own port",
+    ("plugins/port_forward/coder_agent_port_forward/udp.py", "sendto"): "answers who asks",
     # other things of that name
     ("coder_agent/blocking.py", "connect"): NOT_A_SOCKET.format("api.connect"),
     ("coder_agent/node.py", "connect"): NOT_A_SOCKET.format("a connection inside the tunnel"),

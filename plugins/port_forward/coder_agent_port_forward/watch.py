@@ -42,9 +42,12 @@ class Watch:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            await anyio.sleep(INTERVAL)
+            if not self._missed:  # a ping that is not answered has taken its time already
+                await anyio.sleep(INTERVAL)
             if self._busy() or self.is_lost:
                 await self.look()
+            else:
+                self._missed = 0
 
     async def look(self) -> None:
         """One ping, and what follows from it."""
