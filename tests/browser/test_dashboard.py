@@ -4,6 +4,7 @@ away. One server, one agent and one user's program serve all of it."""
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -214,6 +215,63 @@ def test_a_workspace_page_draws_the_path_and_shows_the_evidence(open_page: Calla
         expect(page.get_by_role("region", name="Reach it")).to_contain_text(command)
     page.evaluate("document.querySelector('details').open = true")
     keep_pictures(page, "workspace", place.screenshots)
+
+
+def test_a_relayed_path_is_drawn_through_its_relay_and_says_why(open_page: Callable[..., Page], place: Place) -> None:
+    relayed = place.deployment.start(
+        place.deployment.user, "coder", "--disable-direct-connections", "ping", "dev", "-n", "100000"
+    )
+    relayed.wait_for("pong from")
+    page = open_page("/@alice/dev")
+    row = page.get_by_role("region", name="Connections").get_by_role("row", name="you").filter(has_text="relayed via")
+    expect(row).to_contain_text("relayed via Coder Embedded Relay", timeout=PATIENCE)
+    choice = page.get_by_label("Path of")
+    for value in choice.locator("option").evaluate_all("options => options.map(option => option.value)"):
+        choice.select_option(value)
+        if page.get_by_role("img", name=re.compile("^you to dev: relayed")).count():
+            break
+    expect(page.get_by_role("img", name=re.compile("^you to dev: relayed via Coder Embedded Relay"))).to_be_visible()
+    expect(page.locator(".way.used.relayed")).to_have_count(1)
+    expect(page.locator(".why")).to_contain_text("blocked_by_rule_there", timeout=PATIENCE)
+    expect(page.locator(".fixes li")).not_to_have_count(0)
+    keep_pictures(page, "relayed", place.screenshots)
+    kill(relayed)
+    expect(row).to_have_count(0, timeout=PATIENCE)
+
+
+def test_a_port_is_shared_with_everybody_and_taken_back(
+    open_page: Callable[..., Page], chromium: Browser, place: Place
+) -> None:
+    folder = place.deployment.workspace.folder / "site"
+    folder.mkdir()
+    (folder / "index.html").write_text("<!doctype html><title>site</title><h1>Hello from the workspace</h1>", "utf-8")
+    site = place.deployment.start(
+        place.deployment.workspace, sys.executable, "-m", "http.server", "0", "--bind", "127.0.0.1", "-d", str(folder)
+    )
+    port = site.wait_for(r"port (\d+)")[1]
+    page = open_page("/@alice/dev")
+    level = page.get_by_label(f"Who may open port {port}")
+    expect(level).to_have_value("owner", timeout=PATIENCE)
+    address = f"/@alice/dev.main/ports/{port}/"
+    expect(page.get_by_role("region", name="Ports").get_by_role("link", name=port)).to_have_attribute("href", address)
+    assert seen_by(chromium, place, address, place.token) == "Hello from the workspace"
+    assert seen_by(chromium, place, address, place.bob) != "Hello from the workspace"
+    level.select_option("authenticated")
+    expect(level).to_have_value("authenticated")
+    until("bob sees it", lambda: seen_by(chromium, place, address, place.bob) == "Hello from the workspace" or None)
+    assert seen_by(chromium, place, address, "") != "Hello from the workspace"
+    level.select_option("public")
+    until("nobody sees it", lambda: seen_by(chromium, place, address, "") == "Hello from the workspace" or None)
+    level.select_option("owner")
+    until("bob does not", lambda: seen_by(chromium, place, address, place.bob) != "Hello from the workspace" or None)
+    kill(site)
+
+
+def seen_by(chromium: Browser, place: Place, address: str, token: str) -> str:
+    """The heading of a page, as this visitor sees it."""
+    with visit(chromium, place.url, token=token) as page:
+        page.goto(address)
+        return page.locator("h1").first.inner_text()
 
 
 def test_an_agent_that_was_never_seen_has_its_start_line(open_page: Callable[..., Page], place: Place) -> None:
