@@ -113,6 +113,10 @@ BARS: dict[tuple[str, str], Bar] = {
     ("idle_packets", "packets/s"): Bar("< 1", lambda row: row.ours < 1),
     ("scp", "MB/s"): Bar("≥ 0.5 × peer", _times_peer(0.5)),
     ("ssh_cold", "s"): Bar("< 1.2 s", _below(1.2)),
+    ("web_small", "req/s per core"): Bar("≥ 0.5 × peer", _times_peer(0.5)),
+    ("web_small", "ms median"): Bar("≤ peer + 2 ms", _within(2)),
+    ("web_download", "Mbit/s"): Bar("≥ 0.6 × peer", _times_peer(0.6)),
+    ("web_sockets", "held"): Bar("all of 1,000", _at_least(1000)),
     ("bulk_integrity", "GB intact"): Bar("all of 8 × 1 GB", lambda row: row.ours >= 1),
 }
 """By id and unit: an id may have a row for each of two things."""

@@ -16,7 +16,20 @@ from pathlib import Path
 
 from coder_agent.testing import netns
 
-from . import dashboard, direct, footprint, integrity, keystroke, latency, matrix, netcheck, relay, relayed, staying_up
+from . import (
+    dashboard,
+    direct,
+    footprint,
+    integrity,
+    keystroke,
+    latency,
+    matrix,
+    netcheck,
+    relay,
+    relayed,
+    staying_up,
+    web,
+)
 from .place import Place, Unavailable
 from .rows import Row, heading, shown
 
@@ -58,6 +71,9 @@ BENCHMARKS: Mapping[tuple[str, ...], Measure] = {
     ("wake",): staying_up.wake,
     ("idle_packets",): staying_up.idle,
     ("bulk_integrity",): integrity.bulk,
+    ("web_small",): web.small,
+    ("web_download",): web.download,
+    ("web_sockets",): web.sockets,
 }
 """Ids that are measured together, in the order of the table."""
 KNOWN = [name for ids in BENCHMARKS for name in ids]
