@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
+from typing import Any
 
 import anyio
 import anyio.abc
 import anyio.to_thread
 
+from .joining import MAX_PARTS, rest_of
 from .network_info import Traffic
 from .pipes import widen
 
@@ -53,13 +56,14 @@ async def _download(stream: anyio.abc.ByteStream, traffic: Traffic) -> None:
         widen(STDOUT)
         os.set_blocking(STDOUT, False)
     try:
+        receive_chunks = getattr(stream, "receive_chunks", None)
         while True:
-            data = await stream.receive(PIECE)
-            traffic.down += len(data)
+            parts: Sequence[Any] = await receive_chunks(PIECE) if receive_chunks else [await stream.receive(PIECE)]
+            traffic.down += sum(map(len, parts))
             if quick:
-                await _write(data)
+                await _write(parts)
             else:
-                await anyio.to_thread.run_sync(_write_blocking, data)
+                await anyio.to_thread.run_sync(_write_blocking, b"".join(parts))
     except (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
         return
     finally:
@@ -67,11 +71,11 @@ async def _download(stream: anyio.abc.ByteStream, traffic: Traffic) -> None:
             os.set_blocking(STDOUT, True)
 
 
-async def _write(data: bytes) -> None:
-    view = memoryview(data)
-    while view:
+async def _write(parts: Sequence[Any]) -> None:
+    views = [memoryview(part) for part in parts]
+    while views:
         try:
-            view = view[os.write(STDOUT, view) :]
+            views = rest_of(views, os.writev(STDOUT, views[:MAX_PARTS]))
         except BlockingIOError:
             await anyio.wait_writable(STDOUT)
 
