@@ -18,7 +18,7 @@ PLAIN = b"""window.seen = window.seen || {};
   localStorage.setItem("k", "kept"); seen.stored = localStorage.getItem("k");
   seen.fetch = await (await fetch("/static/fetched.txt")).text();
   seen.api = await (await fetch("/api/v2/users/me")).text();
-  seen.events = await new Promise(done => { 
+  seen.events = await new Promise(done => {
     const s = new EventSource("/events"); s.onmessage = e => { s.close(); done(e.data) } });
   const scheme = location.protocol === "https:" ? "wss:" : "ws:";
   seen.socket = await new Promise(done => { const w = new WebSocket(scheme + "//" + location.host + "/socket");
