@@ -20,6 +20,7 @@ from . import (
     dashboard,
     direct,
     footprint,
+    forward,
     integrity,
     keystroke,
     latency,
@@ -27,6 +28,7 @@ from . import (
     netcheck,
     relay,
     relayed,
+    ssh,
     staying_up,
     web,
 )
@@ -74,6 +76,12 @@ BENCHMARKS: Mapping[tuple[str, ...], Measure] = {
     ("web_small",): web.small,
     ("web_download",): web.download,
     ("web_sockets",): web.sockets,
+    ("forward_stream",): forward.stream,
+    ("forward_connects",): forward.connects,
+    ("forward_latency",): forward.latency,
+    ("forward_udp",): forward.udp,
+    ("scp",): ssh.scp,
+    ("ssh_cold",): ssh.cold,
 }
 """Ids that are measured together, in the order of the table."""
 KNOWN = [name for ids in BENCHMARKS for name in ids]
