@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,10 +60,26 @@ def keystroke(place: Place, plan: Plan) -> Iterator[Row]:
             page.add_init_script(_WATCH)
             page.goto("/@alice/dev/terminal?command=cat")
             page.get_by_role("button", name="Run it").click()
+            _undisturb_browser()
             _wait_direct(page)
             runs = [_run(page) for _ in range(plan.runs)]
     yield Row.of("keystroke", "ms", [shown for shown, _ in runs])
     yield Row.of("keystroke", "ms wire", [wire for _, wire in runs])
+
+
+def _undisturb_browser() -> None:
+    """Chromium begins a session, and so an autogroup of its own, which does not inherit the runner's priority."""
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if "(chrom" in status.read_text() and _is_below(os.getpid(), status):
+                (status.parent / "autogroup").write_text("-20")
+        except OSError:
+            pass  # gone, or there are no autogroups, or we may not: then it is disturbed
+
+
+def _is_below(ancestor: int, status: Path) -> bool:
+    parent = int(status.read_text().rpartition(")")[2].split()[1])
+    return parent == ancestor or (parent > 1 and _is_below(ancestor, Path(f"/proc/{parent}/stat")))
 
 
 def _wait_direct(page: Page) -> None:
