@@ -9,6 +9,9 @@ import httpx2
 import pytest
 from coder_agent_server.testing import PASSWORD, Api, Server, first_user, run_server
 
+from coder_agent.hooks.health import REMEDIES
+from coder_agent.verdict.causes import Cause
+
 pytestmark = pytest.mark.anyio
 
 
@@ -176,3 +179,16 @@ async def test_errors_are_pages_for_people_and_documents_for_programs(server: Se
     cookie = {"Cookie": f"coder_session_token={alice.token}", "Origin": "https://elsewhere.example"}
     page = await alice.post("/cli-auth", headers={**browser, **cookie})
     assert (page.status_code, "This request comes from another site." in page.text) == (403, True)
+
+
+async def test_codes_lead_to_what_they_mean(server: Server) -> None:
+    async with httpx2.AsyncClient(base_url=server.url) as browser:
+        why = (await browser.get("/help/why-relayed")).text
+        health = (await browser.get("/help/health")).text
+        unknown = await browser.get("/help/shell")
+    causes = [cause.value for cause in Cause if not cause.is_direct]
+    assert [cause for cause in causes if f'<h3 id="{cause}">' not in why] == []
+    checked_here = [code for code in REMEDIES if not code.startswith("EIF")]  # interfaces are netcheck's
+    assert [code for code in checked_here if f'<tr id="{code}">' not in health] == []
+    assert re.findall(r'href="[^"]*\.md', why + health) == []  # only what is served
+    assert unknown.status_code == 404

@@ -16,6 +16,7 @@ from ..problems import NOT_FOUND
 from ..scopes import Need, covers
 from ..store import accounts, workspaces
 from ..web import static_files
+from ..web.help_pages import TITLES, help_html
 from ..web.shell import page
 from . import sign_in
 from .access import maybe_signed_in
@@ -42,6 +43,7 @@ def routes() -> list[BaseRoute]:
         Route("/", workspaces_page, methods=["GET"]),
         Route("/network", network_page, methods=["GET"]),
         Route("/account", account_page, methods=["GET"]),
+        Route("/help/{name}", help_page, methods=["GET"]),
         Route("/@{owner}/{workspace}", workspace_page, methods=["GET"]),
     ]
 
@@ -160,6 +162,18 @@ async def account_page(request: Request) -> Response:
         data=_with_facts(server, principal, data),
         here="/account",
     )
+
+
+async def help_page(request: Request) -> Response:
+    """What a cause or a code means. For everybody: it says nothing about this deployment."""
+    server = deployment(request)
+    principal = await _visitor(request)
+    name = str(request.path_params["name"])
+    try:
+        body = help_html(name)
+    except KeyError:
+        return not_found_page(server, principal)
+    return page(server, TITLES[name], f"<article>{body}</article>", principal=principal)
 
 
 def not_found_page(server: Deployment, principal: Principal | None) -> Response:

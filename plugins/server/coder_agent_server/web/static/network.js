@@ -2,7 +2,7 @@
 
 import { h } from "./dom.js";
 import { data, facts, redraw, start } from "./page.js";
-import { call, fault, line, mark, section, time } from "./parts.js";
+import { call, code, fault, line, mark, section, time } from "./parts.js";
 import { bytes, ms, span } from "./words.js";
 
 let state = data;
@@ -63,7 +63,7 @@ function day() {
     h("table", { class: "rows", role: "table" },
       h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, ["Why", "Share", "For"].map((name, at) => h("th", { scope: "col", role: "columnheader", class: at ? "number" : null }, name)))),
       h("tbody", { role: "rowgroup" }, causes.slice(0, 12).map((one) => h("tr", { key: one.kind + one.cause, role: "row" },
-        h("th", { scope: "row", role: "rowheader" }, mark(one.kind), one.kind, " ", h("code", { class: "cause" }, one.cause)),
+        h("th", { scope: "row", role: "rowheader" }, mark(one.kind), one.kind, " ", code(one.cause)),
         number("Share", `${((one.seconds / total) * 100).toFixed(1)} %`), number("For", span(one.seconds)))))),
     h("p", { class: "muted hint" }, "What each cause means and what makes it direct: ", h("code", null, "coder path NAME")));
 }
@@ -90,7 +90,7 @@ function health() {
     sections.length ? h("p", { class: "muted" }, "Checked ", time(at), ".") : h("p", { class: "muted" }, "Nobody asked since this server was started. A check takes a few seconds."),
     h("ul", { class: "list checks" }, sections.map((one) => h("li", { key: one.name },
       h("div", null, mark(SEVERITY[one.severity], one.severity), h("strong", null, one.title), h("span", { class: "muted" }, ` ${one.severity}${one.dismissed ? ", dismissed" : ""}`)),
-      one.remarks.map((remark) => h("div", { class: "remark" }, h("p", null, h("code", { class: "cause" }, remark.code), " ", remark.message),
+      one.remarks.map((remark) => h("div", { class: "remark" }, h("p", null, code(remark.code, "health"), " ", remark.message),
         remark.remedy ? h("p", { class: "muted" }, `What to do: ${remark.remedy}.`) : null))))),
     line("coder health --force", "check in a shell"));
 }

@@ -81,6 +81,12 @@ export function section(title, id, actions, ...children) {
     h("div", { class: "head" }, h("h2", { id }, title), actions), ...children);
 }
 
+// A cause's or a check's code, which leads to what it means.
+export function code(name, about = "why-relayed") {
+  return name.startsWith("direct_") ? h("code", { class: "cause" }, name)
+    : h("a", { class: "cause", href: `/help/${about}#${name}` }, h("code", null, name));
+}
+
 export function fault(text) {
   return text ? h("p", { class: "fault", role: "alert" }, text) : null;
 }

@@ -13,7 +13,7 @@ const GATES = {
 const WITHOUT_GATES = new Set(["direct_lan", "direct_ipv6", "direct_public"]);
 
 // `you`, `workspace`, `relay` are names; `path`: as the API tells it, or null when nobody is connected.
-export function picture({ you, yours, workspace, address, relay, path, control, width }) {
+export function picture({ you, yours, workspace, address, relay, path, control, leg, width }) {
   const narrow = width < 560;
   const height = narrow ? 190 : 200;
   const left = narrow ? 44 : 96;
@@ -36,7 +36,7 @@ export function picture({ you, yours, workspace, address, relay, path, control, 
     station(middle, top, relay, kind === "relayed"),
     gates && gate(left + (narrow ? 34 : 44), bottom, path.peer_nat, "Your side: "),
     gates && gate(right - (narrow ? 34 : 44), bottom, path.nat, "The workspace's side: "),
-    label(middle, kind === "relayed" ? top + 46 : bottom - 14, path, searching));
+    label(middle, kind === "relayed" ? top + 46 : bottom - 14, path, searching, leg));
 }
 
 function way(d, key, kind, thick) {
@@ -69,12 +69,18 @@ function gate(x, y, kind, whose) {
     h("text", { x, y: y - 20, "text-anchor": "middle", class: "more" }, kind === "hard" ? "hard NAT" : kind === "blocked" ? "no UDP" : "NAT"));
 }
 
-function label(x, y, path, searching) {
+function label(x, y, path, searching, leg) {
   if (!path) return null;
   const total = path.rate.rx + path.rate.tx;
   const parts = searching ? [path.verdict ? "looking for a path" : "not in use"]
-    : [ms(path.latency_ms), total >= 1 ? rate(total) : null].filter(Boolean);
+    : [latency(path, leg), total >= 1 ? rate(total) : null].filter(Boolean);
   return h("text", { x, y, "text-anchor": "middle", class: "label" }, parts.join(" · "));
+}
+
+// Over a relay nobody measures the whole way; how far the workspace is from the relay is known.
+function latency(path, leg) {
+  if (path.latency_ms !== null) return ms(path.latency_ms);
+  return leg === undefined || leg === null ? null : `relay – workspace ${ms(leg)}`;
 }
 
 function describe(you, workspace, path, control) {
@@ -82,5 +88,5 @@ function describe(you, workspace, path, control) {
   const met = WITHOUT_GATES.has(path.verdict && path.verdict.code) ? [] : [["your side", path.peer_nat], ["the workspace's side", path.nat]];
   const gates = met.filter(([, kind]) => GATES[kind])
     .map(([side, kind]) => ` On ${side}: ${GATES[kind]}.`).join("");
-  return `${you} to ${workspace}: ${pathWords(path)}, ${ms(path.latency_ms)}, ${rate(path.rate.rx + path.rate.tx)}.${gates}`;
+  return `${you} to ${workspace}: ${pathWords(path)}${path.latency_ms === null ? "" : `, ${ms(path.latency_ms)}`}, ${rate(path.rate.rx + path.rate.tx)}.${gates}`;
 }

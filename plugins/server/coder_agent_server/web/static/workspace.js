@@ -1,9 +1,9 @@
 // What is going on with this one?
 
 import { h } from "./dom.js";
-import { addressOfPort, ports } from "./ports.js";
+import { ports } from "./ports.js";
 import { data, facts, redraw, sayChange, start } from "./page.js";
-import { call, copyButton, fault, line, mark, section, time } from "./parts.js";
+import { call, code, copyButton, fault, line, mark, section, time } from "./parts.js";
 import { picture } from "./picture.js";
 import { chart } from "./spark.js";
 import { absolute, bytes, clock, ms, pathWords, program, rate, stateReason, stateWords } from "./words.js";
@@ -48,12 +48,12 @@ const base = (agent) => `/@${workspace.owner}/${workspace.name}.${agent.name}`;
 
 function head(agent) {
   const path = current(agent);
-  const number = path && path.latency_ms !== null ? path.latency_ms : agent.latency.ms;
+  const number = path ? path.latency_ms : agent.latency.ms;
   return h("div", { class: "answer", key: "head" },
     h("p", { class: "crumb" }, h("a", { href: "/" }, "Workspaces"), " / ", workspace.owner, " / ",
       workspace.agents.length > 1 ? agentChoice(agent) : `${workspace.name}.${agent.name}`),
     h("h1", null, workspace.name),
-    h("p", { class: "verdict" }, mark(agent.state), h("span", { class: `big ${agent.state}` }, stateWords(agent)),
+    h("p", { class: "verdict" }, h("span", { class: `big ${agent.state}` }, mark(agent.state), stateWords(agent)),
       agent.status === "connected" && number !== null ? h("span", { class: "big figure" }, ms(number)) : null),
     stateReason(agent) ? h("p", { class: "muted" }, stateReason(agent)) : null);
 }
@@ -78,7 +78,7 @@ function pathPicture(agent) {
       agent.paths.map((one) => h("option", { value: one.peer_id, selected: one === path }, `${one.mine ? "you" : one.who}, ${program(one.program) || "a client"} from ${one.from}`)))) : null,
     picture({ you: path ? (path.mine ? "you" : path.who) : "you", yours: path ? path.from : "not connected",
       workspace: workspace.name, address: path && path.address ? path.address : agent.facts.home ? `home ${agent.facts.home}` : "",
-      relay, path, control: agent.latency.ms, width }),
+      relay, path, control: agent.latency.ms, leg: path ? agent.facts.regions[path.via] : null, width }),
     verdict(agent, path));
 }
 
@@ -89,15 +89,23 @@ function verdict(agent, path) {
   const said = path.verdict;
   if (!said) return h("p", { class: "why muted", key: "why" }, "The workspace has not told why yet: it does so within ten seconds, if its agent can.");
   return h("div", { class: "why", key: "why" },
-    h("p", null, sentence(said.summary), " ", h("code", { class: "cause", title: "The cause's code, as in docs/why-relayed.md" }, said.code)),
+    h("p", null, sentence(turned(said.summary, path)), " ", code(said.code)),
     (said.fixes || []).length ? h("ul", { class: "fixes" }, h("li", { class: "lead muted" }, "Each of these makes it direct:"),
-      said.fixes.map((fix) => h("li", null, fix.text))) : null,
-    said.next_step ? h("p", null, sentence(said.next_step)) : null,
+      said.fixes.map((fix) => h("li", null, turned(fix.text, path)))) : null,
+    said.next_step ? h("p", null, sentence(turned(said.next_step, path))) : null,
     h("details", { ontoggle: (event) => { evidence = event.target.open; } },
       h("summary", null, "Show the evidence"),
-      h("p", { class: "muted" }, "As the workspace's agent saw it: “your network” is the workspace's, “the peer” is ", path.mine ? "you" : path.who, "."),
-      h("ul", { class: "evidence" }, (said.evidence || []).map((one) => h("li", null, h("span", { class: "where muted" }, PLACES[one.where] || one.where), one.text))),
+      h("p", { class: "muted" }, "As the workspace's agent saw it."),
+      h("ul", { class: "evidence" }, (said.evidence || []).map((one) => h("li", null, h("span", { class: "where muted" }, PLACES[one.where] || one.where), h("span", null, turned(one.text, path))))),
       line(`coder path ${full()}`, "the same from your side")));
+}
+
+// The agent speaks of itself as "you" and of the other end as "the peer"; here somebody else reads.
+function turned(text, path) {
+  const other = path.mine ? "your machine" : `${path.who}'s machine`;
+  const words = { "the peer": other, "you are": "the workspace is", "you have": "the workspace has", you: "the workspace",
+    your: "the workspace's", "this machine": "the workspace" };
+  return (text || "").replace(/\b(the peer|you are|you have|your|you|this machine)\b/g, (found) => words[found]);
 }
 
 const PLACES = { here: "workspace", there: "client", path: "between", deployment: "server", relay: "relay" };
@@ -187,7 +195,7 @@ function log(agent) {
   return section("Log", "log", null, agent.log.length
     ? h("ol", { class: "log", tabindex: 0, "aria-label": "Log, newest first" }, agent.log.map((entry) => h("li", null,
       h("time", { datetime: entry.at, title: absolute(entry.at) }, clock(entry.at)), h("span", { class: `kind ${entry.kind}` }, entry.kind),
-      h("span", null, entry.text, entry.code ? [" ", h("code", { class: "cause" }, entry.code)] : null))))
+      h("span", null, entry.text, entry.code ? [" ", code(entry.code)] : null))))
     : h("p", { class: "muted" }, "Nothing happened since this server was started."));
 }
 
