@@ -6,8 +6,8 @@
     async with coder_agent.listen(8123, asgi.handler(app)):
         ...
 
-Users reach it like any port of the workspace: by its port URL, as an app (``coder app add … --url
-http://localhost:8123``), by `coder port-forward`. The agent of this machine must run as the same user.
+Users reach it like any port of the workspace: by its port URL, as an app (`coder app add dev notes 8123`), by
+`coder port-forward`. The agent of this machine must run as the same user.
 """
 
 from __future__ import annotations

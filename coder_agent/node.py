@@ -67,6 +67,7 @@ from .runtime.datagrams import TunnelUdpSocket as TunnelUdpSocket
 from .runtime.datagrams import UdpFlow as UdpFlow
 from .runtime.engine import SLEPT, Cores, Engine, Tap
 from .runtime.link_watch import LinkChange, watch_links
+from .runtime.pacing import Pacer as Pacer
 from .runtime.splice import Dial as Dial
 from .runtime.splice import Splice as Splice
 from .runtime.splice import reset_socket as reset_socket
@@ -535,7 +536,9 @@ class TailnetNode:
         """Choose home; `patient`: with several regions and no latency yet, wait a moment for the first one."""
         latency = self._hub.latency() if self._hub is not None else {}
         eligible = [rid for rid, region in self.derp_map.regions.items() if region.may_be_home]
-        if patient and not latency and len(eligible) > 1 and self._hub is not None and self.home not in eligible:
+        wished = self.engine.magicsock.rules.prefer_region in eligible  # which needs no measurement
+        unsure = not latency and len(eligible) > 1 and not wished
+        if patient and unsure and self._hub is not None and self.home not in eligible:
             if self._home_timer is None:
                 loop = asyncio.get_running_loop()
                 self._home_timer = loop.call_later(HOME_PATIENCE, lambda: self._choose_home(patient=False))

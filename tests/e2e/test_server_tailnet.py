@@ -63,7 +63,12 @@ class Place:
         with run_program("coder-agent", "-v", "run", env=environ, cwd=self.folder) as program:
             self.programs.append(program)
             await self.until(lambda: self.connected)
-            yield program
+            try:
+                yield program
+            finally:  # in a thread: the server, to which it says goodbye, lives here
+                program.process.terminate()
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(program.wait)
 
     @property
     def connected(self) -> bool:

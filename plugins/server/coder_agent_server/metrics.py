@@ -34,6 +34,7 @@ class DeploymentCollector(Collector):
             "coder_server_coordinator_peers", "Peers with a Coordinate stream.", len(server.coordinator.peers())
         )
         yield from self._requests()
+        yield from self._tailnet()
         yield from self._health()
         yield from self._refused()
         for name, value in sorted((server.relay.metrics() if server.relay is not None else {}).items()):
@@ -49,6 +50,19 @@ class DeploymentCollector(Collector):
         yield CounterMetricFamily("coder_server_request_seconds", "Time spent on them, all together.", tally.seconds)
         yield GaugeMetricFamily("coder_server_requests_in_progress", "Requests in progress.", tally.in_progress)
         yield GaugeMetricFamily("coder_server_websockets", "WebSockets that are open.", tally.websockets)
+
+    def _tailnet(self) -> Iterator[Metric]:
+        """What the server itself carries into workspaces. The first two as coderd has them (coderd/tailnet.go)."""
+        figures = self._deployment.tailnet.metrics()
+        gauges = {"open_connections": "Connections into workspaces.", "agents": "Workspaces that are connected to."}
+        for name, help_text in gauges.items():
+            yield GaugeMetricFamily(f"coder_servertailnet_{name}", help_text, figures[name])
+        yield CounterMetricFamily(
+            "coder_servertailnet_connections", "Connections made so far.", figures["connections_total"]
+        )
+        yield CounterMetricFamily(
+            "coder_servertailnet_dial_failures", "Connections that could not be made.", figures["dial_failures"]
+        )
 
     def _health(self) -> Iterator[Metric]:
         """The last report, as it is: a scrape shall not make this server dial."""
