@@ -75,6 +75,18 @@ REVIEWED = {
         "connect",
     ): "UDP, for our address; sends nothing",
     ("plugins/nat_traversal/coder_agent_nat_traversal/netcheck/links.py", "connect"): "the same, addresses of nobody",
+    # SSH: inside the tunnel
+    ("plugins/ssh/coder_agent_ssh/joining.py", "sendmsg"): "a UNIX socket of this process and its child",
+    ("plugins/ssh/coder_agent_ssh/hostkey.py", "asyncssh"): "makes a key; sends nothing",
+    (
+        "plugins/ssh/coder_agent_ssh/server.py",
+        "asyncssh",
+    ): "on a socket of the tunnel; forwards go where a user of the workspace asks, as from a shell there",
+    ("plugins/ssh/coder_agent_ssh/session.py", "asyncssh"): "the same; a channel of it",
+    ("plugins/ssh/coder_agent_ssh/session_client.py", "asyncssh"): "on a socket of the tunnel",
+    ("plugins/ssh/coder_agent_ssh/session_client.py", "connect"): "the same",
+    ("plugins/ssh/coder_agent_ssh/ssh_command.py", "asyncssh"): "only imported there",
+    ("plugins/ssh/coder_agent_ssh/worker.py", "asyncssh"): "only its errors",
     # answers only
     ("coder_agent/stun_responder.py", "sendto"): "answers who asks",
     ("coder_agent/stun_responder.py", "sendmsg"): "the same",
