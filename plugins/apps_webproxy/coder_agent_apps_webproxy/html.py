@@ -23,6 +23,7 @@ _ATTRIBUTE = re.compile(
     re.IGNORECASE,
 )
 _TAG = re.compile(rb"<[A-Za-z](?:[^<>\"']|\"[^\"]*\"|'[^']*')*>")
+_OPEN = re.compile(rb"<(?:[A-Za-z]|$)")
 _HEAD = re.compile(rb"<head(?:\s[^>]*)?>", re.IGNORECASE)
 _DOCTYPE = re.compile(rb"\s*(?:<!doctype[^>]*>)?\s*(?:<html[^>]*>)?", re.IGNORECASE)
 MAX_TAG = 16 << 10
@@ -89,7 +90,7 @@ class HtmlBelow:
         """What can be passed on so far. A tag that has not ended is held back."""
         data = self._held + data
         cut = data.rfind(b"<")
-        if cut >= 0 and b">" not in data[cut:] and len(data) - cut < MAX_TAG:
+        if cut >= 0 and len(data) - cut < MAX_TAG and _OPEN.match(data, cut) and not _TAG.match(data, cut):
             data, self._held = data[:cut], data[cut:]
         else:
             self._held = b""

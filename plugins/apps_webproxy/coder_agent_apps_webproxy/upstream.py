@@ -23,6 +23,8 @@ CONNECT_SECONDS = 30.0
 KEEP_SECONDS = 4.0
 """How long an idle connection is kept: less than common servers do (Node and uvicorn 5 s), so that the app is seldom
 the one who closes first."""
+TLS_SECONDS = 10.0
+"""For the handshake alone: a program that does not speak TLS may wait for the end of a line that never comes."""
 PROBE_SECONDS = 3.0
 """How long a visitor waits to be told that the app wants TLS."""
 MAX_IDLE = 256
@@ -204,8 +206,9 @@ async def _tls(target: AppTarget, dial: Dial) -> ByteStream:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     try:
-        return await TLSStream.wrap(stream, hostname=target.host, ssl_context=context, standard_compatible=False)
-    except (ssl.SSLError, anyio.EndOfStream, anyio.BrokenResourceError) as exc:
+        with anyio.fail_after(TLS_SECONDS):
+            return await TLSStream.wrap(stream, hostname=target.host, ssl_context=context, standard_compatible=False)
+    except (ssl.SSLError, anyio.EndOfStream, anyio.BrokenResourceError, TimeoutError) as exc:
         await AppStream(stream, (target.agent_id, "", "", 0), reusable=False).close()
         raise WrongScheme from exc
     except BaseException:

@@ -453,7 +453,12 @@ async def test_tls_where_there_is_none_and_the_other_way_round(place) -> None:  
         reply = await place.get(f"/@alice/dev/ports/{port}/x", user="alice", headers=html)
         assert reply.status == 502
         assert f'href="/@alice/dev/ports/{port}s/x"'.encode() in reply.body
-    async with app(fine) as port:
+
+    async def plain(stream: anyio.abc.ByteStream) -> None:
+        await stream.receive()
+        await stream.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    async with app(plain) as port:
         reply = await place.get(f"/@alice/dev/ports/{port}s/x", user="alice", headers=html)
         assert reply.status == 502
         assert f'href="/@alice/dev/ports/{port}/x"'.encode() in reply.body

@@ -64,6 +64,8 @@ class Deployment:
     coordinator: Coordinator
     derp_map: LiveDerpMap
     relay: RelayBackend | None = None
+    app_schemes: frozenset[str] = frozenset()
+    """Schemes of app URLs that plugins know, beside http and https (hook `coder_app_proxies`)."""
     authenticators: Sequence[Authenticator] = ()
     clock: Callable[[], datetime] = utc_now
     passwords: Passwords = field(default_factory=Passwords)

@@ -225,7 +225,9 @@ def _plugin_routes(host: PluginHost, deployment: Deployment) -> tuple[list[BaseR
     """What plugins add; anything that is no route is left out, with a line in the log."""
     found: list[BaseRoute] = []
     on_connections: list[ConnectionRoute] = []
-    for route in host.server_routes(RoutesContext(deployment, host.app_proxies(deployment.settings))):
+    proxies = host.app_proxies(deployment.settings)
+    deployment.app_schemes = frozenset(scheme.lower() for proxy in proxies for scheme in proxy.schemes)
+    for route in host.server_routes(RoutesContext(deployment, proxies)):
         if isinstance(route, BaseRoute):
             found.append(route)
         elif all(callable(getattr(route, name, None)) for name in ("open", "claims", "accept")):

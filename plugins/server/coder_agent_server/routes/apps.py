@@ -5,6 +5,7 @@ clients see of apps is part of the agent's document.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -19,7 +20,7 @@ from ..auth import agent_of, presented_token
 from ..bodies import read_json
 from ..deployment import Deployment, deployment
 from ..documents.apps import app_document
-from ..problems import Problem, not_found
+from ..problems import Problem, invalid, not_found
 from ..scopes import Need
 from ..store import apps as store
 from ..store.accounts import NameTaken
@@ -56,6 +57,9 @@ LINK_SCHEMES = re.compile(r"(?!(?:javascript|data|vbscript|file|blob):)[a-z][a-z
 """Schemes of a link in the dashboard; scripts in disguise are none."""
 
 
+WEB_SCHEMES = frozenset({"http", "https"})
+
+
 class AppBody(BaseModel):
     """An app as it is declared. Exactly one of `url` and `command`."""
 
@@ -89,13 +93,20 @@ class AppBody(BaseModel):
                 raise ValueError("url must be a link with a scheme, such as https://…")
             if self.subdomain or self.healthcheck_url:
                 raise ValueError("An external app is a link: subdomain and health check mean nothing.")
-        elif self.url:
+        elif self.url and self.scheme in WEB_SCHEMES:
             check_local_url("url", self.url)
+        elif self.url and (LINK_SCHEMES.match(self.url) is None or not urlsplit(self.url).hostname):
+            raise ValueError("url must be like http://localhost:8080.")
         if self.healthcheck_url:
             check_local_url("healthcheck_url", self.healthcheck_url)
         if self.icon and not self.icon.startswith(("/", "https://", "http://")):
             raise ValueError("icon must be a path on this server or a URL.")
         return self
+
+    @property
+    def scheme(self) -> str:
+        """Of the URL. Others than those of the web are an app proxy's: `refuse_unknown_schemes`."""
+        return urlsplit(self.url).scheme.lower()
 
     def value(self) -> store.NewApp:
         """As the store takes it. Without a health check its two numbers are nothing."""
@@ -103,6 +114,14 @@ class AppBody(BaseModel):
         if not self.healthcheck_url:
             fields |= {"healthcheck_interval": 0, "healthcheck_threshold": 0}
         return store.NewApp(**fields)
+
+
+def refuse_unknown_schemes(server: Deployment, bodies: Iterable[AppBody]) -> None:
+    """Apps that nobody here could reach: neither we nor a plugin's app proxy. Raises Problem 400."""
+    for body in bodies:
+        if body.url and not body.external and body.scheme not in WEB_SCHEMES | server.app_schemes:
+            known = ", ".join(sorted(WEB_SCHEMES | server.app_schemes))
+            raise invalid("url", f"This server reaches apps by {known}; other schemes need a plugin.")
 
 
 def check_local_url(field: str, url: str) -> None:
@@ -158,6 +177,7 @@ async def _declare(request: Request, *, replace: bool) -> Response:
     if replace and body.slug != request.path_params["slug"]:
         raise Problem(400, "Validation failed.", validations=[("slug", "It must be the one in the address.")])
     server = deployment(request)
+    refuse_unknown_schemes(server, [body])
     async with server.database.write() as session:
         try:
             app = await store.add_app(session, agent.id, body.value(), server.clock(), replace=replace)
@@ -197,7 +217,9 @@ async def report_apps(request: Request) -> Response:
     server = deployment(request)
     agent = await agent_of(server.database, presented_token(request))
     server.report_limit.check(agent.id)
-    wanted = {body.slug: body.value() for body in (await read_json(request, AgentAppsBody)).apps}
+    bodies = (await read_json(request, AgentAppsBody)).apps
+    refuse_unknown_schemes(server, bodies)
+    wanted = {body.slug: body.value() for body in bodies}
     async with server.database.write() as session:
         told = await store.report_apps(session, agent.id, list(wanted.values()), server.clock())
     if told.changed:

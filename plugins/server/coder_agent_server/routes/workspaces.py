@@ -23,7 +23,7 @@ from ..store.accounts import NameTaken
 from ..store.apps import MAX_APPS, NewApp
 from ..store.schema import User, Workspace
 from .access import path_user, path_uuid, path_workspace, signed_in
-from .apps import AppBody
+from .apps import AppBody, refuse_unknown_schemes
 from .audit import audit
 from .event_stream import EventStream
 from .names import Name
@@ -95,6 +95,7 @@ async def create_workspace(request: Request) -> Response:
     new = store.NewAgent(body.agent_name, body.architecture, body.operating_system, body.directory)
     if len({app.slug for app in body.apps}) < len(body.apps):
         raise Problem(400, "Validation failed.", validations=[("apps", "Two apps have the same slug.")])
+    refuse_unknown_schemes(server, body.apps)
     workspace, token = await _add(server, owner, body.name, new, [app.value() for app in body.apps])
     server.live.workspace_changed(workspace.id)
     audit(request, "create", "workspace", f"{owner.username}/{workspace.name}", 201, principal)
