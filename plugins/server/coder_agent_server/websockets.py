@@ -5,13 +5,26 @@ from __future__ import annotations
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    b'Content-Length: 63\r\n\r\n{"message":"The head of this WebSocket request is too large."}\n'
+)
+
 
 class QuietWebSocketProtocol(WebSocketsSansIOProtocol):
-    """Answering a handshake with an error document is an answer, too.
+    """Answering a handshake with an error document is an answer, too; and every handshake is answered.
 
     uvicorn 0.54 sends it correctly, then logs "ASGI callable returned without completing handshake" as an error, once
     per refusal: any stranger could fill the log.
     """
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio: bytes. A head that `websockets` does not take (8 KiB a line, 128 lines) would be left unanswered."""
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            self.handshake_initiated = True
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
 
     async def send(self, message: ASGISendEvent) -> None:
         """ASGI."""
