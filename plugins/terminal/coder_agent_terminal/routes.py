@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 from uuid import UUID
 
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
@@ -62,7 +63,7 @@ class _Routes:
         """``GET /api/v2/workspaceagents/{agent}/pty?reconnect=UUID&width=&height=&command=``."""
         try:
             visitor, place = await self._may(socket)
-            init = _init(socket)
+            init = requested(socket.query_params)
         except Refusal as exc:
             await socket.send_denial_response(exc.response())
             return
@@ -107,16 +108,15 @@ class _Routes:
         return asset(str(request.path_params["name"]), request.headers.get("if-none-match", ""))
 
 
-def _init(socket: WebSocket) -> Init:
+def requested(query: QueryParams) -> Init:
     """The opening message, from the query as Coder's clients write it. Raises Refusal."""
-    query = socket.query_params
     try:
         identity = UUID(query.get("reconnect", ""))
     except ValueError:
         raise Refusal(400, "Query params invalid.", "This must be a UUID.", "reconnect") from None
     init = Init(
         identity,
-        Size(_cells(socket, "height"), _cells(socket, "width")),
+        Size(_cells(query, "height"), _cells(query, "width")),
         query.get("command", ""),
         query.get("container", ""),
         query.get("container_user", ""),
@@ -130,8 +130,8 @@ def _init(socket: WebSocket) -> Init:
     return init
 
 
-def _cells(socket: WebSocket, name: str) -> int:
-    text = socket.query_params.get(name) or str(DEFAULT_CELLS)
+def _cells(query: QueryParams, name: str) -> int:
+    text = query.get(name) or str(DEFAULT_CELLS)
     if not text.isascii() or not text.isdigit() or not int(text[:6]) <= MAX_CELLS or len(text) > 6:
         raise Refusal(400, "Query params invalid.", f"This must be a number from 0 to {MAX_CELLS}.", name)
     return int(text)

@@ -17,6 +17,8 @@ from coder_agent_server.testing import Api, another_user, first_user, run_server
 from coder_agent_terminal import plugin
 from coder_agent_terminal.bridge import path_document
 from coder_agent_terminal.protocol import Init, Size, UpwardReader
+from coder_agent_terminal.routes import Refusal, requested
+from starlette.datastructures import QueryParams
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -166,7 +168,7 @@ async def test_a_query_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
             ({"width": "65536"}, "width"),
             ({"width": "9" * 5000}, "width"),
             ({"width": "%C2%B2"}, "width"),
-            ({"command": "%01" * 11000}, "command"),  # six bytes each, as JSON
+            ({"height": "1e1"}, "height"),
         ]
         for query, field in nonsense:
             with pytest.raises(InvalidStatus) as refused:
@@ -175,6 +177,13 @@ async def test_a_query_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
             assert answer.status_code == 400
             assert json.loads(answer.body or b"")["validations"][0]["field"] == field
         assert place.tailnet.dialled == []
+
+
+def test_a_command_that_fits_into_no_opening_message_is_refused() -> None:
+    query = f"reconnect={SESSION}&command={'%01' * 11000}".encode()  # six bytes each, as JSON
+    with pytest.raises(Refusal) as refused:
+        requested(QueryParams(query))
+    assert (refused.value.status, refused.value.field) == (400, "command")
 
 
 async def test_who_may_not_is_refused_before_anything_is_dialled(tmp_path: Path) -> None:
