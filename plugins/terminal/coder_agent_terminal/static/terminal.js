@@ -242,7 +242,7 @@ async function start() {
   terminal = new parts.Terminal({
     theme: dark.matches ? THEMES.dark : THEMES.light,
     fontFamily: "ui-monospace, 'Cascadia Mono', 'DejaVu Sans Mono', Menlo, Consolas, monospace",
-    fontSize: 14, scrollback: 10000,
+    fontSize: 14, lineHeight: 1.2, scrollback: 10000, // with 1.0 some fonts lose the underscore
     cursorBlink: false, // it costs a key 24 ms until its echo is seen, of 30 (make bench ONLY=keystroke)
   });
   dark.addEventListener("change", () => (terminal.options.theme = dark.matches ? THEMES.dark : THEMES.light));
