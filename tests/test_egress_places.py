@@ -68,6 +68,8 @@ REVIEWED = {
     ("plugins/nat_traversal/coder_agent_nat_traversal/layers.py", "sendto"): "NatLayers.run asks",
     ("plugins/nat_traversal/coder_agent_nat_traversal/resolver.py", "getaddrinfo"): "Resolver.resolve asks",
     ("plugins/discovery_mdns/coder_agent_discovery_mdns/responder.py", "zeroconf"): "multicast on the link",
+    ("plugins/apps_webproxy/coder_agent_apps_webproxy/exchange.py", "connect"): "Apps.connect: into a workspace",
+    ("plugins/apps_webproxy/coder_agent_apps_webproxy/upstream.py", "connect"): "an app proxy's, by the tailnet's dial",
     # sends nothing
     ("coder_agent/runtime/link_watch.py", "connect"): "UDP, to learn the way out; sends nothing",
     (
