@@ -38,8 +38,8 @@ function show() {
     head(agent),
     agent.status === "connected" ? pathPicture(agent) : h("div", { key: "away" }, away(agent)),
     h("div", { class: "columns", key: "columns" },
-      h("div", { class: "wide" }, up && apps(agent), up && ports(workspace, agent), connections(agent), charts(agent), log(agent)),
-      h("div", { class: "side" }, reach(agent, up), agentFacts(agent), manage(agent))),
+      h("div", { class: "wide" }, up && apps(agent), up && ports(workspace, agent), agent.state !== "waiting" && [connections(agent), charts(agent)], log(agent)),
+      h("div", { class: "side" }, agent.state !== "waiting" && reach(agent, up), agentFacts(agent), manage(agent))),
   ];
 }
 
@@ -55,7 +55,7 @@ function head(agent) {
     h("h1", null, workspace.name),
     h("p", { class: "verdict" }, h("span", { class: `big ${agent.state}` }, mark(agent.state), stateWords(agent)),
       agent.status === "connected" && number !== null ? h("span", { class: "big figure" }, ms(number)) : null),
-    stateReason(agent) ? h("p", { class: "muted" }, stateReason(agent)) : null);
+    stateReason(agent) && agent.state !== "waiting" ? h("p", { class: "muted" }, stateReason(agent)) : null);
 }
 
 function agentChoice(agent) {
@@ -208,7 +208,10 @@ function reach(agent, up) {
     h("h3", null, "Shell"), line(`coder ssh ${name}`, "shell"),
     h("h3", null, "OpenSSH, scp, git, editors"), line("coder config-ssh", "set up OpenSSH"), line(`ssh coder.${workspace.name}`, "by OpenSSH"),
     h("h3", null, "A port on this machine"), line(`coder port-forward ${name} --tcp 8080:8080`, "forward a port"),
-    h("h3", null, "Python"), line(`async with connect("${name}") as dev: …`, "Python"));
+    h("h3", null, "Python"), line(`import coder_agent
+
+async with coder_agent.connect("${name}") as workspace:
+    stream = await workspace.open_tcp(8080)`, "Python"));
 }
 
 function agentFacts(agent) {
