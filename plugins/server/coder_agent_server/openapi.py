@@ -32,6 +32,8 @@ _QUERIES: dict[str, tuple[str, ...]] = {
     "/workspaceagents/{agent}/logs": ("after", "format"),
     "/debug/health": ("force",),
 }
+PAGES = ("/debug/coordinator", "/debug/tailnet")
+"""HTML, unless JSON is asked for."""
 STREAMS = ("/watch", "/reinit", "/watch-metadata", "/live", "/events")
 """Ends of paths whose reply is a stream of events, which never ends."""
 
@@ -94,6 +96,8 @@ def _operation(route: Route, path: str, method: str, body: Document | None) -> D
     summary = (route.endpoint.__doc__ or "").strip().partition("\n")[0]
     stream = path.endswith(STREAMS)
     success: Document = {"text/event-stream": {}} if stream else {"application/json": {}, "text/plain": {}}
+    if path in PAGES:
+        success["text/html"] = {}
     operation: Document = {
         "operationId": re.sub(r"\W+", "_", f"{method.lower()}{path}").strip("_"),
         "summary": summary,
