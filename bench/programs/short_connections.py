@@ -1,8 +1,8 @@
 """Connections that say 64 bytes, hear 64 bytes and end: a server, and a client with many at once.
 
-serve                    prints {"event": "ready", "port": …} and answers until SIGTERM
-connect PORT COUNT MANY  makes COUNT connections to 127.0.0.1, MANY at a time; prints {"event": "done", …}
-ping PORT COUNT          COUNT round trips of one connection; prints {"event": "pongs", "seconds": […]}
+serve ADDRESS                    prints {"event": "ready", "port": …} and answers until SIGTERM
+connect ADDRESS PORT COUNT MANY  makes COUNT connections, MANY at a time; prints {"event": "done", …}
+ping ADDRESS PORT COUNT          COUNT round trips of one connection; prints {"event": "pongs", "seconds": […]}
 
 Both are loops around epoll: a program that costs more than what it measures would measure itself.
 """
@@ -26,10 +26,10 @@ def say(event: str, **facts: object) -> None:
     print(json.dumps({"event": event, **facts}), flush=True)
 
 
-def serve() -> None:
+def serve(address: str) -> None:
     """Answer each block of a question; close when the client does."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    listener = socket.create_server((address, 0), backlog=1024)
     listener.setblocking(False)
     poll = select.epoll()
     poll.register(listener, select.EPOLLIN)
@@ -64,7 +64,7 @@ def _accept(listener: socket.socket, poll: select.epoll, open_ones: dict[int, so
         poll.register(sock, select.EPOLLIN)
 
 
-def connect(port: int, count: int, many: int) -> None:
+def connect(address: str, port: int, count: int, many: int) -> None:
     """Open, ask, hear the answer, close; as many at once as allowed."""
     poll = select.epoll()
     open_ones: dict[int, socket.socket] = {}
@@ -73,7 +73,7 @@ def connect(port: int, count: int, many: int) -> None:
         while begun < count and len(open_ones) < many:
             sock = socket.socket()
             sock.setblocking(False)
-            if (code := sock.connect_ex(("127.0.0.1", port))) not in (0, errno.EINPROGRESS):
+            if (code := sock.connect_ex((address, port))) not in (0, errno.EINPROGRESS):
                 raise OSError(code, "connect")
             open_ones[sock.fileno()] = sock
             poll.register(sock, select.EPOLLOUT)
@@ -94,10 +94,10 @@ def connect(port: int, count: int, many: int) -> None:
     say("done", done=done, failed=failed, seconds=time.monotonic() - started)
 
 
-def ping(port: int, count: int) -> None:
+def ping(address: str, port: int, count: int) -> None:
     """Round trips, one after the other, with a pause between: neither side is ever busy."""
     seconds = []
-    with socket.create_connection(("127.0.0.1", port)) as sock:
+    with socket.create_connection((address, port)) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for _ in range(count):
             began = time.perf_counter()
@@ -109,5 +109,5 @@ def ping(port: int, count: int) -> None:
 
 
 if __name__ == "__main__":
-    command, *numbers = sys.argv[1:]
-    {"serve": serve, "connect": connect, "ping": ping}[command](*map(int, numbers))  # type: ignore[operator]
+    command, host, *numbers = sys.argv[1:]
+    {"serve": serve, "connect": connect, "ping": ping}[command](host, *map(int, numbers))  # type: ignore[operator]

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from .datagrams import Origin, UdpPorts
+from .pacing import Pacer
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ SWEEP = 5.0
 """Seconds between looks for idle flows."""
 SOCKET_BUFFER = 4 << 20
 """Bytes asked of the kernel for each direction; it gives what it allows."""
+PROBES = 16
+"""Datagrams after each of which loopback is asked whether it refused; a program that never answers gets the rest."""
 READS_PER_TURN = 64
 """Datagrams taken from one socket before others get their turn."""
 LOOPBACKS: tuple[tuple[socket.AddressFamily, str], ...] = (
@@ -39,9 +42,11 @@ _REFUSED = (errno.ECONNREFUSED, errno.ECONNRESET)
 class _Flow:
     """One peer's port and the socket that stands for it. `first` is kept until the program answers or refuses."""
 
-    __slots__ = ("origin", "sock", "family", "first", "last")
+    __slots__ = ("origin", "sock", "family", "first", "last", "unanswered", "pacer")
 
-    def __init__(self, origin: Origin) -> None:
+    def __init__(self, origin: Origin, hand_over: Callable[[_Flow, bytes | memoryview], None]) -> None:
+        self.pacer = Pacer(lambda data: hand_over(self, data))
+        self.unanswered = 0
         self.origin = origin
         self.sock: socket.socket | None = None
         self.family = 0
@@ -76,16 +81,22 @@ class LoopbackUdp:
                 return False
             flow = self._open(origin)
         flow.last = self._loop.time()
-        if flow.first is not None or flow.sock is None:
+        if flow.sock is None or (flow.first is not None and flow.unanswered < PROBES):
+            flow.unanswered += 1
             return self._send_first(flow, bytes(data))
+        if not flow.pacer.put(data):
+            self.counters["dropped-loopback-full"] += 1
+        return self._flows.get(origin) is flow
+
+    def _hand_over(self, flow: _Flow, data: bytes | memoryview) -> None:
+        if flow.sock is None:
+            return
         try:
-            assert flow.sock is not None
             flow.sock.send(data)
         except BlockingIOError:
             self.counters["dropped-loopback-full"] += 1
         except OSError as error:
-            return self._failed(flow, error)
-        return True
+            self._failed(flow, error)
 
     def close(self) -> None:
         """Close all flows."""
@@ -99,7 +110,7 @@ class LoopbackUdp:
         if len(self._flows) >= MAX_FLOWS:
             self.counters["flows-evicted"] += 1
             self._forget(min(self._flows.values(), key=lambda flow: flow.last))
-        flow = self._flows[origin] = _Flow(origin)
+        flow = self._flows[origin] = _Flow(origin, self._hand_over)
         if self._timer is None:
             self._timer = self._loop.call_later(SWEEP, self._sweep)
         return flow
@@ -178,6 +189,7 @@ class LoopbackUdp:
 
     def _forget(self, flow: _Flow) -> None:
         self._drop_socket(flow)
+        flow.pacer.close()
         if self._flows.get(flow.origin) is flow:
             del self._flows[flow.origin]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coder_agent.errors import LocalProtocolError
-from coder_agent.node import UdpFlow
+from coder_agent.node import Pacer, UdpFlow
 
 from .books import Book
 from .target import Target
@@ -26,6 +26,7 @@ Place = tuple[socket.socket, tuple[object, ...]]
 @dataclass(slots=True)
 class _Sender:
     flow: UdpFlow
+    pacer: Pacer
     last: float
 
 
@@ -83,14 +84,20 @@ class UdpForward:
             self._forget(min(self._senders, key=lambda known: self._senders[known].last))
         sock, address = place
 
-        def answer(data: memoryview) -> None:
-            sender.last = self._loop.time()
+        def hand_over(data: bytes | memoryview) -> None:
             try:
                 sock.sendto(data, address)
             except OSError:  # full, or the sender is gone
                 self.book.dropped += 1
             else:
                 self.book.received += len(data)
+
+        pacer = Pacer(hand_over)
+
+        def answer(data: memoryview) -> None:
+            sender.last = self._loop.time()
+            if not pacer.put(data):
+                self.book.dropped += 1
 
         def refused() -> None:
             self._target.failed(self.book, "refused")
@@ -100,11 +107,13 @@ class UdpForward:
         except LocalProtocolError as error:
             self._target.refused(self.book, str(error))
             return None
-        sender = self._senders[place] = _Sender(flow, self._loop.time())
+        sender = self._senders[place] = _Sender(flow, pacer, self._loop.time())
         self.book.active += 1
         self.book.opened += 1
         return sender
 
     def _forget(self, place: Place) -> None:
-        self._senders.pop(place).flow.close()
+        sender = self._senders.pop(place)
+        sender.flow.close()
+        sender.pacer.close()
         self.book.active -= 1
