@@ -174,7 +174,8 @@ function connections(agent) {
       h("td", { role: "cell", "data-name": "Since" }, time(session.since)))),
   ];
   const own = agent.server_path && agent.server_path.kind !== "none"
-    ? h("p", { class: "muted" }, `This server's own connection (apps, terminal): ${pathWords(agent.server_path)}, ${ms(agent.server_path.latency_ms)}. ${agent.server_path.reason || ""}`) : null;
+    ? h("p", { class: "muted" }, ["This server's own connection (apps, terminal): ", [pathWords(agent.server_path), agent.server_path.latency_ms === null ? null : ms(agent.server_path.latency_ms)].filter(Boolean).join(", "),
+      agent.server_path.reason ? `; ${agent.server_path.reason}` : "", "."]) : null;
   if (!rows.length) return section("Connections", "connections", null, h("p", { class: "muted" }, "Nobody is connected now."), own);
   return section("Connections", "connections", null, h("table", { class: "rows", role: "table" },
     h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, ["Who", "With", "From", "Path", "Bytes", "Since"].map((name) =>
