@@ -372,13 +372,12 @@ async def test_what_was_counted_as_living_is_gone_in_the_end() -> None:
 async def test_connections_to_an_agent_that_restarted_are_reset() -> None:
     loop = asyncio.get_running_loop()
     factory = [UdpTransportFactory(UdpSettings())]
-    async with node_pair(factory) as (a, b), node_pair(factory) as (_, again):
-        async with forward_to(b) as listener:
-            stream = await a.dial_tcp(B, port_of(listener))
-            program, _ = await loop.sock_accept(listener)
-            with program, anyio.fail_after(10):
-                a.remove_peer(b.key)
-                a.upsert_peer(again.self_node())
-                again.upsert_peer(a.self_node())
-                with pytest.raises(anyio.BrokenResourceError):
-                    await stream.receive()
+    async with node_pair(factory) as (a, b), node_pair(factory) as (_, again), forward_to(b) as listener:
+        stream = await a.dial_tcp(B, port_of(listener))
+        program, _ = await loop.sock_accept(listener)
+        with program, anyio.fail_after(10):
+            a.remove_peer(b.key)
+            a.upsert_peer(again.self_node())
+            again.upsert_peer(a.self_node())
+            with pytest.raises(anyio.BrokenResourceError):
+                await stream.receive()
