@@ -207,7 +207,7 @@ class Agent:
         """Its handshake will be answered; but not before we are at our relay, where it would arrive: what a peer sends
         too early is lost, and costs it the five seconds until it tries again."""
         node = self._node
-        if node is None or node.engine.relay is None or node.engine.relay.connected(node.home):
+        if node is None or node.is_reachable:
             self._link.ready_for_handshake(peer)
         else:
             self._unacknowledged.add(peer)

@@ -553,6 +553,14 @@ class TailnetNode:
             self._self_changed()
         self._choose_second()
 
+    @property
+    def is_reachable(self) -> bool:
+        """Are we at a relay where peers send? At home; or, while that is down, at the second one."""
+        relay, standby = self.engine.relay, self.engine.standby
+        if relay is None or relay.connected(self.home):
+            return True
+        return self.home in standby.down and bool(standby.second) and relay.connected(standby.second)
+
     def _without_dead_relays(self) -> DerpMap:
         """The relay map without regions that have been down for a while, if it has others."""
         dead = self.engine.standby.given_up(self.engine.now())
