@@ -2,8 +2,8 @@
 
 * anyio tests run on asyncio, the backend that the data path is tuned for.
 * In CI (``CI=true``) a test that needs a foreign program or a network namespace may not be skipped: a skip fails.
-* With ``pytest -n``, tests in network namespaces share one worker and other tests on real programs another, so that they
-  disturb each other as little as two cores allow.
+* With ``pytest -n``, tests in network namespaces share one worker and other tests on real programs another, so that
+  they disturb each other as little as two cores allow.
 """
 
 from __future__ import annotations

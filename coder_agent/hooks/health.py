@@ -35,7 +35,7 @@ REMEDIES: Mapping[str, str] = {
     "ESTUN02": "the server is behind a hard NAT: forward a UDP port to it if it must have direct connections",
     "EIF01": "raise that interface's MTU",
 }
-"""What to do about a code, as CLI and dashboard say it. Sources of the codes: coder coderd/healthcheck/health/model.go."""
+"""What to do about a code, as CLI and dashboard say it. Their source: coder coderd/healthcheck/health/model.go."""
 
 
 class Severity(IntEnum):

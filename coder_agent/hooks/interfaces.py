@@ -483,8 +483,8 @@ class ServerContext(Protocol):
         ...
 
     def believe_proxies(self, scope: dict[str, object]) -> None:
-        """Put what trusted reverse proxies say of a request (address, scheme) into an ASGI scope that a `ConnectionRoute`
-        made, and remove what others say. Requests that come as such have passed this already."""
+        """Put what trusted reverse proxies say of a request (address, scheme) into an ASGI scope that a
+        `ConnectionRoute` made, and remove what others say. Requests that come as such have passed this already."""
         ...
 
     def app_proxies(self) -> Sequence[AppProxy]:

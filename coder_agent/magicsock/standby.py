@@ -7,7 +7,8 @@ doubt (an answer is missing, or a conversation begins), and by the second alone 
 down. A receiver that hears a peer by its second region knows that the peer has reason to doubt: it answers by both.
 
 All ours; Tailscale's nodes have one home. A stock peer is not connected to its second region: the relay there says so,
-and the region is tried ever more rarely (one of ours may just have been about to connect). The copies are absorbed by WireGuard's replay window.
+and the region is tried ever more rarely (one of ours may just have been about to connect). The copies are absorbed by
+WireGuard's replay window.
 """
 
 from __future__ import annotations
@@ -190,7 +191,9 @@ class Standby:
     def note_flow(self, key: NodePublic, flow: Flow, now: float) -> bool:
         """How the conversation by relay goes. True: from now on packets go both ways; send the oldest again."""
         peer = self._peers.get(key)
-        if peer is None or not peer.second_at(now) or flow.unanswered_since is None or now < peer.doubt_until + DOUBT_PAUSE:
+        if peer is None or not peer.second_at(now) or flow.unanswered_since is None:
+            return False
+        if now < peer.doubt_until + DOUBT_PAUSE:
             return False
         allowed = max(PATIENCE, flow.rtt + MARGIN, min(flow.patience, flow.rtt + JITTER))
         if now - flow.unanswered_since < allowed:

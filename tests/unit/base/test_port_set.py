@@ -26,7 +26,7 @@ def test_what_is_in_a_set(text: str, inside: list[int], outside: list[int]) -> N
 
 @pytest.mark.parametrize("text", ["", "0", "65536", "x", "80-", "-80", "9-8", "80,,81", "８０", "9" * 5000])
 def test_what_is_none_is_said(text: str) -> None:
-    with pytest.raises(ValueError, match="port|range"):
+    with pytest.raises(ValueError, match=r"port|range"):
         PortSet.parse(text)
 
 
