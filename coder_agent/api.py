@@ -51,4 +51,5 @@ def client_config(cli: Cli, *, say: Callable[[str], None] = lambda message: None
 
     Raises: ConfigError, PluginError.
     """
-    return ClientConfig(cli.url(), cli.token(), node_config(cli.host, cli.settings, cli.dial_options()), say)
+    node = node_config(cli.host, cli.settings, cli.dial_options())
+    return ClientConfig(cli.url(), cli.token(), node, say, cli.host.command_runner(cli.settings))

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from ipaddress import IPv6Address
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 from uuid import UUID
 
 import anyio
@@ -32,10 +32,13 @@ from .directory import AgentInfo, agent_from, find_agent, find_workspace
 from .directory import agent_unreachable as agent_unreachable
 from .errors import ConfigError, CoordinationError, PathRefused, PeerUnreachable
 from .explain import explain, explain_after_asking
-from .hooks.events import ControlChanged
+from .forwarding import Forward, forwarded
+from .hooks.events import ControlChanged, Event, EventSink
 from .magicsock.core import PathStatus
 from .node import DIAL_TIMEOUT, NodeConfig, Pong, TailnetNode, TunnelDatagrams, open_node
+from .observing import MAX_WAITING, E, EventHub, Events
 from .peers import READY_FALLBACK, PeerBook
+from .remote_commands import MAX_OUTPUT, Completed, completed, request_of, started
 from .runtime.background import background
 from .runtime.control_link import ClientMode, ControlLink
 from .runtime.http import ApiClient
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
     import ssl
 
     import httpx2
+
+    from .hooks.commands import CommandRunner, RunningCommand
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +67,22 @@ GOODBYE_TIMEOUT = 1.0
 class Workspace:
     """A workspace in reach. Made by `connect`."""
 
-    def __init__(self, agent: AgentInfo, node: TailnetNode, api: ApiClient, peers: PeerBook) -> None:
+    def __init__(
+        self,
+        agent: AgentInfo,
+        node: TailnetNode,
+        api: ApiClient,
+        peers: PeerBook,
+        hub: EventHub | None = None,
+        runner: CommandRunner | None = None,
+    ) -> None:
         self.agent = agent
         self.node = node
         self.address: IPv6Address = overlay_address(TAILSCALE_PREFIX, agent.id)
         self._api = api
         self._peers = peers
+        self._hub = EventHub(lambda event: None) if hub is None else hub
+        self._runner = runner
         self._workspace_id: str | None = None
 
     @property
@@ -101,6 +116,70 @@ class Workspace:
         """
         made: httpx2.AsyncClient = load_http().client(self.dial_port, port, tls=tls, verify=verify, options=options)
         return made
+
+    @asynccontextmanager
+    async def forward(self, port: int, *, local_port: int = 0, host: str = "127.0.0.1") -> AsyncIterator[Forward]:
+        """Let programs of this machine reach a TCP port of the workspace: they connect to the `address` of what this
+        yields. `local_port` 0: any free one. Connections are reset when the block ends.
+
+        Raises ConfigError if that address cannot be listened on.
+        """
+        with forwarded(self.node, self.address, port, host, local_port) as forward:
+            yield forward
+
+    def start(
+        self,
+        command: str | Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+    ) -> AbstractAsyncContextManager[RunningCommand]:
+        """Start a command in the workspace, over SSH: `stdin`, `stdout`, `stderr`, `wait()`, `send_signal()`. A string
+        is for the shell, a sequence is words; `env` is added to the shell's environment; `cwd` is where (the
+        workspace's own folder). The command is ended with the block.
+
+        Raises: ConfigError (no plugin does this), PeerUnreachable, TransportBroken.
+        """
+        return started(self._runner, self.open_tcp, request_of(command, self.agent.label, env, cwd))
+
+    async def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        input: bytes | str = b"",
+        check: bool = False,
+        timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        max_output: int = MAX_OUTPUT,
+    ) -> Completed:
+        """Run a command in the workspace to its end, as `subprocess.run` would here; cancelled, it is ended.
+
+        Raises: CommandFailed (with `check`: another exit code than 0; more than `max_output` bytes of output),
+        TimeoutError after `timeout` seconds, and as `start`.
+        """
+        request = request_of(command, self.agent.label, env, cwd)
+        args = command if isinstance(command, str) else " ".join(command)
+        done = await completed(
+            started(self._runner, self.open_tcp, request), args, input=input, timeout=timeout, max_output=max_output
+        )
+        if check:
+            done.check_returncode()
+        return done
+
+    @overload
+    def events(self, *, limit: int = MAX_WAITING) -> Events[Event]: ...
+    @overload
+    def events(self, *kinds: type[E], limit: int = MAX_WAITING) -> Events[E]: ...
+    def events(self, *kinds: type[Any], limit: int = MAX_WAITING) -> Events[Any]:
+        """What happens from now on, for ``async for``: of some `kinds`, or all (`PathChanged`, `PathExplained`,
+        `PeerChanged`, `RelayChanged`, `ControlChanged`). `limit` events wait; then the oldest go (`dropped`). It ends
+        with the workspace."""
+        return self._hub.add(Events(kinds, limit))
+
+    def on_event(self, callback: EventSink) -> Callable[[], None]:
+        """Call `callback` with each event, on the event loop: it must not block. Returns the call that ends it."""
+        return self._hub.subscribe(callback)
 
     async def dial_port(self, port: int, timeout: float) -> TunnelStream:
         """`open_tcp` as an HTTP client wants it."""
@@ -224,12 +303,13 @@ class _Session:
 @dataclass(slots=True)
 class ClientConfig:
     """What `open_workspace` needs. `node` carries plugins and dial options; addresses are made up here. `say` is told,
-    for a person to read, what takes longer than a second."""
+    for a person to read, what takes longer than a second. `runner` runs commands."""
 
     url: str
     token: str
     node: NodeConfig
     say: Callable[[str], None] = lambda message: None
+    runner: CommandRunner | None = None
 
 
 @asynccontextmanager
@@ -244,8 +324,10 @@ async def open_workspace(config: ClientConfig, name: WorkspaceName) -> AsyncIter
     info = await api.get(f"/api/v2/workspaceagents/{agent.id}/connection")
     identity = UUID(bytes=os.urandom(16))
     rules = allowed_rules(config.node.rules, rules_of(info))
+    hub = EventHub(config.node.emit)
     node_config = replace(
         config.node,
+        emit=hub,
         addresses=[overlay_address(CODER_PREFIX, identity)],
         id=node_id(identity),
         direct=config.node.direct and rules.direct is not DirectRule.NEVER,
@@ -253,12 +335,12 @@ async def open_workspace(config: ClientConfig, name: WorkspaceName) -> AsyncIter
         force_websockets=config.node.force_websockets or info.get("derp_force_websockets", False),
     )
     async with open_node(node_config) as node, background() as tasks:
-        session = _Session(node, config, agent)
+        session = _Session(node, replace(config, node=node_config), agent)
         session.on_derp_map(from_json(info["derp_map"]))
         tasks.start_soon(session.link.run)
         if unknown := unknown_region(rules, node.derp_map):
             config.say(unknown)
-        workspace = Workspace(agent, node, api, session.peers)
+        workspace = Workspace(agent, node, api, session.peers, hub, config.runner)
         async with background() as meanwhile:
             meanwhile.start_soon(_narrate, session, workspace, config.say)
             await _reach(session, workspace)
@@ -266,6 +348,7 @@ async def open_workspace(config: ClientConfig, name: WorkspaceName) -> AsyncIter
             yield workspace
             await node.drain()  # before the goodbye: afterwards the agent does not know us any more
         finally:
+            hub.close()
             with anyio.CancelScope(shield=True), anyio.move_on_after(GOODBYE_TIMEOUT):
                 await session.link.aclose_gracefully()
 

@@ -18,6 +18,7 @@
     │   ├── Unauthenticated         who are you?
     │   └── Forbidden               not you (shown to users as "not found")
     ├── ApiError                    the server answered with an error document
+    ├── CommandFailed               a command in a workspace did not end with 0
     └── CoordinationError           the control connection refused or failed
 
 The command line turns a CoderAgentError into one line on stderr and an exit code; anything else is a bug and keeps its
@@ -129,3 +130,22 @@ class ApiError(CoderAgentError):
 
 class CoordinationError(CoderAgentError):
     """The control connection was refused or failed for good."""
+
+
+class CommandFailed(CoderAgentError):
+    """A command in a workspace ended with another exit code than 0, by a signal (the negative number), or said more
+    than was to be kept (`returncode` None)."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        returncode: int | None = None,
+        stdout: bytes = b"",
+        stderr: bytes = b"",
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.returncode = returncode
+        self.stdout = stdout
+        self.stderr = stderr

@@ -63,7 +63,12 @@ ROOMS: dict[str, Room] = {
     "path_reports": room(f"errors base verdict hooks {ROOTS}", "a node's paths, told to its server"),
     "mounting": room("errors runtime", "a program beside the agent: it needs a folder and a socket, and no node"),
     "asgi": room("errors hooks runtime", "the web's own interface over any stream"),
-    "client": room(f"{CORES} hooks runtime {ROOTS} __version__", "a composition root"),
+    "forwarding": room("errors node", "a local port and a node's pump between them"),
+    "observing": room("hooks", "who hears events; it knows no node"),
+    "remote_commands": room("errors hooks runtime.background", "commands over streams; plugins do the talking"),
+    "client": room(
+        f"{CORES} hooks runtime {ROOTS} forwarding observing remote_commands __version__", "a composition root"
+    ),
     "api": room(f"errors base hooks {ROOTS} cli.context", "one call: the user's configuration is the command line's"),
     "workspace_http": room(
         "errors protocols runtime.streams", "an HTTP client over streams: of a connection it knows nothing"

@@ -37,8 +37,8 @@ OUTWARD = {
 }
 """Calls that connect, send datagrams or look up names, by the last part of their name."""
 FOREIGN = {
-    "aiohttp", "asyncssh", "dns", "ftplib", "http.client", "httpcore", "httpx", "httpx2", "miniupnpc", "paramiko",
-    "poplib", "requests", "smtplib", "socketserver", "telnetlib", "urllib3", "urllib.request", "websockets.asyncio",
+    "aiohttp", "asyncssh", "dns", "ftplib", "http.client", "httpcore", "httpcore2", "httpx", "httpx2", "miniupnpc",
+    "paramiko", "poplib", "requests", "smtplib", "socketserver", "telnetlib", "urllib3", "urllib.request", "websockets.asyncio",
     "websockets.sync", "xmlrpc", "zeroconf", "python_socks",
 }  # fmt: skip
 """Modules that do it for whoever imports them."""
@@ -86,7 +86,17 @@ REVIEWED = {
     ): "on a socket of the tunnel; forwards go where a user of the workspace asks, as from a shell there",
     ("plugins/ssh/coder_agent_ssh/session.py", "asyncssh"): "the same; a channel of it",
     ("plugins/ssh/coder_agent_ssh/session_client.py", "asyncssh"): "on a socket of the tunnel",
-    ("plugins/ssh/coder_agent_ssh/session_client.py", "connect"): "the same",
+    ("plugins/ssh/coder_agent_ssh/connecting.py", "asyncssh"): "on a socket of the tunnel",
+    ("plugins/ssh/coder_agent_ssh/connecting.py", "connect"): "the same",
+    ("plugins/ssh/coder_agent_ssh/running.py", "asyncssh"): "on a connection of connecting.py",
+    # HTTP: inside the tunnel
+    ("coder_agent/client.py", "httpx2"): "annotations",
+    ("coder_agent/blocking.py", "httpx2"): "annotations",
+    (
+        "coder_agent/workspace_http.py",
+        "httpx2",
+    ): "its transport is ours: connections come from Workspace.dial_port only",
+    ("coder_agent/workspace_http.py", "httpcore2"): "the same, one layer down: the network backend is ours",
     ("plugins/ssh/coder_agent_ssh/ssh_command.py", "asyncssh"): "only imported there",
     ("plugins/ssh/coder_agent_ssh/worker.py", "asyncssh"): "only its errors",
     # answers only
@@ -99,11 +109,18 @@ REVIEWED = {
     # this machine
     ("coder_agent/runtime/loopback_tcp.py", "connect_ex"): "loopback: the programs of the workspace",
     ("coder_agent/runtime/loopback_udp.py", "connect"): "the same",
+    ("coder_agent/mounting.py", "connect"): "a Unix socket in our own folder: is its program alive?",
+    ("coder_agent/runtime/app_health.py", "connect_unix"): "a Unix socket of a program in the workspace",
     ("coder_agent/runtime/splice.py", "sendmsg"): "on a socket that others connected",
     ("coder_agent/runtime/splice.py", "connect"): NOT_A_SOCKET.format("a connection inside the tunnel"),
     ("plugins/port_forward/coder_agent_port_forward/reverse.py", "sock_connect"): "loopback: the user's own port",
     ("plugins/port_forward/coder_agent_port_forward/udp.py", "sendto"): "answers who asks",
+    ("plugins/server/coder_agent_server/listening.py", "connect"): "a Unix socket of its own: is it in use?",
     # other things of that name
+    (
+        "plugins/server/coder_agent_server/tailnet/membership.py",
+        "connect",
+    ): NOT_A_SOCKET.format("a coordinator's session"),
     ("coder_agent/blocking.py", "connect"): NOT_A_SOCKET.format("api.connect"),
     ("coder_agent/node.py", "connect"): NOT_A_SOCKET.format("a connection inside the tunnel"),
     ("coder_agent/runtime/coordinate_service.py", "connect"): NOT_A_SOCKET.format("a coordinator's session"),

@@ -19,6 +19,7 @@ from .markers import hookspec
 if TYPE_CHECKING:  # a plugin that only adds a command shall not pay for any of these
     from ..base.egress import EgressPolicy
     from ..base.paths import PathPolicy
+    from .commands import CommandRunner
     from .diagnostics import Diagnostic, DiagnosticsContext
     from .events import Event
     from .health import HealthCheck, HealthContext
@@ -88,6 +89,12 @@ def coder_relay_backends(settings: Settings) -> Sequence[RelayBackend]:
 @hookspec
 def coder_agent_services(settings: Settings) -> Sequence[AgentService]:
     """Serve TCP ports inside the tunnel, on the agent."""
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def coder_command_runner(settings: Settings) -> CommandRunner | None:
+    """Run commands in workspaces, for programs (`Workspace.run`)."""
     raise NotImplementedError
 
 

@@ -25,6 +25,7 @@ from .records import PluginRecord, Selection, plugin_key
 if TYPE_CHECKING:
     from ..base.egress import EgressPolicy
     from ..base.paths import PathPolicy
+    from .commands import CommandRunner
     from .diagnostics import Diagnostic, DiagnosticsContext
     from .events import Event
     from .health import HealthCheck, HealthContext
@@ -305,6 +306,10 @@ class PluginHost:
     def agent_services(self, settings: Settings) -> list[AgentService]:
         """`coder_agent_services`."""
         return cast("list[AgentService]", self.collect("coder_agent_services", settings=settings))
+
+    def command_runner(self, settings: Settings) -> CommandRunner | None:
+        """`coder_command_runner`; None = nobody does."""
+        return cast("CommandRunner | None", self.first("coder_command_runner", settings=settings))
 
     def server_routes(self, context: ServerContext) -> list[object]:
         """`coder_server_routes`."""

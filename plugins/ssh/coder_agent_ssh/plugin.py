@@ -9,6 +9,7 @@ from coder_agent.hooks import CommandSpec, SettingsSpec, hookimpl
 
 if TYPE_CHECKING:
     from coder_agent.hooks import AgentService, Settings
+    from coder_agent.hooks.commands import CommandRunner
 
 __coder_api__ = 1
 NAME = "ssh"
@@ -40,3 +41,11 @@ def coder_agent_services(settings: Settings) -> Sequence[AgentService]:
     from .settings import SshSettings
 
     return services(settings.section(NAME, SshSettings))
+
+
+@hookimpl
+def coder_command_runner(settings: Settings) -> CommandRunner:
+    """Commands for programs, each over a connection of its own."""
+    from .runner import SshRunner
+
+    return SshRunner()

@@ -16,8 +16,9 @@ from coder_agent.cli.output import note
 from coder_agent.errors import ConfigError, TransportBroken
 
 from . import local_terminal
+from .connecting import connected
 from .escapes import HELP, Action, Escapes
-from .joining import join, named, socket_pair
+from .joining import NamedSocket, join, named, socket_pair
 from .standard_streams import StandardInput, StandardOutput
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ BROKEN = 255
 GOODBYE = 1.0
 """Seconds for the closing words; afterwards the tunnel goes, which says it as well."""
 WINDOW = 8 << 20
-CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes128-ctr")
-"""The fastest first: WireGuard has encrypted everything already."""
 
 
 async def run_session(stream: anyio.abc.ByteStream, plan: Plan, label: str) -> int:
@@ -45,27 +44,9 @@ async def run_session(stream: anyio.abc.ByteStream, plan: Plan, label: str) -> i
     return code
 
 
-async def _converse(sock: object, plan: Plan, label: str) -> int:
+async def _converse(sock: NamedSocket, plan: Plan, label: str) -> int:
     agent = _agent_path(plan)
-    try:
-        connection = await asyncssh.connect(
-            label,
-            sock=sock,
-            known_hosts=None,  # the tunnel has proven who the agent is
-            client_keys=None,
-            username="coder",
-            config=None,
-            agent_path=agent or None,
-            agent_forwarding=bool(agent),
-            encryption_algs=CIPHERS,
-            compression_algs=["none"],
-            gss_host=None,
-            login_timeout=30,
-        )
-    except (OSError, asyncssh.Error) as exc:
-        raise TransportBroken(
-            f"workspace {label}: no SSH session: {exc}", hint="its agent may be without the plugin `ssh`: see its log"
-        ) from exc
+    connection = await connected(sock, label, agent_path=agent)
     try:
         for port, host, target in plan.remote_forwards:
             await _forward(connection, port, host, target)
