@@ -104,6 +104,7 @@ async def test_whoever_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch)
 async def test_bytes_come_back_as_they_went_both_ways_at_once() -> None:
     async with serving(Echo) as (gate, port, trusting):
         reader, writer = await dial(port, trusting)
+
         async def send() -> None:
             for start in range(0, len(BODY), 100_003):
                 writer.write(BODY[start : start + 100_003])
