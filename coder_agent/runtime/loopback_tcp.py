@@ -17,7 +17,7 @@ from typing import Protocol
 from ..protocols.netstack.listening import SynRequest
 from .loopback_udp import LOOPBACKS
 from .mounts import no_mounts
-from .splice import Splice, reset
+from .splice import Splice, reset_socket
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class LoopbackTcp:
         engine = self._engine
         connection = request.accept(engine.now())
         if connection.error is not None:  # the peer did not wait
-            reset(sock)
+            reset_socket(sock)
             return
         splice = Splice(sock, connection, kick=engine.kick, now=engine.now, on_end=self._splices.discard)
         self._splices.add(splice)
