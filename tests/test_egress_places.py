@@ -38,8 +38,8 @@ OUTWARD = {
 """Calls that connect, send datagrams or look up names, by the last part of their name."""
 FOREIGN = {
     "aiohttp", "asyncssh", "dns", "ftplib", "http.client", "httpcore", "httpcore2", "httpx", "httpx2", "miniupnpc",
-    "paramiko", "poplib", "requests", "smtplib", "socketserver", "telnetlib", "urllib3", "urllib.request", "websockets.asyncio",
-    "websockets.sync", "xmlrpc", "zeroconf", "python_socks",
+    "paramiko", "poplib", "requests", "smtplib", "socketserver", "telnetlib", "urllib3", "urllib.request",
+    "websockets.asyncio", "websockets.sync", "xmlrpc", "zeroconf", "python_socks",
 }  # fmt: skip
 """Modules that do it for whoever imports them."""
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Literal, cast
 
 import anyio.abc
 import pytest
@@ -39,6 +39,7 @@ from coder_agent.hooks import (
     hookimpl,
 )
 from coder_agent.hooks.contract import HOOKS
+from coder_agent.hooks.diagnostics import Diagnostic, DiagnosticsContext
 from coder_agent.hooks.health import HealthCheck, HealthContext, HealthFinding
 from coder_agent.hooks.host import PluginHost
 from coder_agent.hooks.manager import build_plugin_manager
@@ -207,14 +208,14 @@ def test_hook_coder_server_routes() -> None:
         def coder_server_routes(self, context: ServerContext) -> Sequence[object]:
             return [f"{context.access_url}/b", f"{context.access_url}/a"]
 
-    found = host_of(Plugin()).server_routes(Context())
+    found = host_of(Plugin()).server_routes(cast(ServerContext, Context()))
     assert found == ["https://coder.example.com/b", "https://coder.example.com/a"], "routes keep their order"
 
 
 def test_hook_coder_app_proxies() -> None:
     class Sockets:
         name = "sockets"
-        schemes = ("unix",)
+        schemes: Collection[str] = ("unix",)
 
         async def connect(self, target: AppTarget, dial: Dial) -> anyio.abc.ByteStream:
             return await dial(target.agent_id, target.port)
@@ -303,6 +304,26 @@ def test_hook_coder_event() -> None:
     for event in events:
         host.emit(event)
     assert heard == events
+
+
+def test_hook_coder_diagnostics() -> None:
+    async def collect() -> object:
+        return "text"
+
+    class Context:
+        settings = SETTINGS
+        access_url = "http://127.0.0.1:3000"
+
+        async def get(self, path: str) -> object:
+            raise NotImplementedError
+
+    class Plugin:
+        @hookimpl
+        def coder_diagnostics(self, context: DiagnosticsContext) -> Sequence[Diagnostic]:
+            return [Diagnostic(f"plants/{context.access_url[-4:]}.txt", "what grows there", collect)]
+
+    found = host_of(Plugin()).diagnostics(Context())
+    assert [(one.name, one.collect) for one in found] == [("plants/3000.txt", collect)]
 
 
 def test_every_hook_has_a_test_and_a_typed_way_to_ask() -> None:

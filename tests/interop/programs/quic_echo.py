@@ -14,7 +14,8 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from aioquic.asyncio import connect, serve
+from aioquic.asyncio.client import connect
+from aioquic.asyncio.server import serve
 from aioquic.quic.configuration import QuicConfiguration
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -71,6 +72,7 @@ async def run_server(folder: Path) -> None:
     configuration = QuicConfiguration(is_client=False, alpn_protocols=ALPN)
     configuration.load_cert_chain(*certificate(folder))
     server = await serve("127.0.0.1", 0, configuration=configuration, stream_handler=answer)
+    assert server._transport is not None
     say("listening", port=server._transport.get_extra_info("sockname")[1])
     await asyncio.Event().wait()
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import socketserver
 import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 PAGE = b"""<!doctype html><html><head><title>app</title><link rel="stylesheet" href="/static/style.css">
@@ -62,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
             size += len(piece)
         self.reply("application/json", json.dumps({"size": size, "sha256": digest.hexdigest()}).encode())
 
-    def body(self):  # type: ignore[no-untyped-def]
+    def body(self) -> Iterator[bytes]:
         if self.headers.get("Transfer-Encoding") == "chunked":
             while size := int(self.rfile.readline(), 16):
                 yield self.rfile.read(size)
