@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -83,6 +83,8 @@ class Workspace:
         self._peers = peers
         self._hub = EventHub(lambda event: None) if hub is None else hub
         self._runner = runner
+        self.on_close: Callable[[], Awaitable[None]] | None = None
+        """What `aclose` does, for a workspace that no block closes."""
         self._workspace_id: str | None = None
 
     @property
@@ -172,9 +174,9 @@ class Workspace:
     @overload
     def events(self, *kinds: type[E], limit: int = MAX_WAITING) -> Events[E]: ...
     def events(self, *kinds: type[Any], limit: int = MAX_WAITING) -> Events[Any]:
-        """What happens from now on, for ``async for``: of some `kinds`, or all (`PathChanged`, `PathExplained`,
-        `PeerChanged`, `RelayChanged`, `ControlChanged`). `limit` events wait; then the oldest go (`dropped`). It ends
-        with the workspace."""
+        """How things stand and what changes from now on, for ``async for``: some `kinds`, or all (`PathChanged`,
+        `PathExplained`, `PeerChanged`, `RelayChanged`, `ControlChanged`). `limit` events wait; then the oldest go
+        (`dropped`). It ends with the workspace."""
         return self._hub.add(Events(kinds, limit))
 
     def on_event(self, callback: EventSink) -> Callable[[], None]:
@@ -233,6 +235,12 @@ class Workspace:
             name = WorkspaceName(self.agent.owner, self.agent.workspace, "")
             self._workspace_id = (await find_workspace(self._api, name))["id"]
         await self._api.post(f"/api/v2/workspaces/{self._workspace_id}/usage", body)
+
+    async def aclose(self) -> None:
+        """Leave a workspace that ``await connect(…)`` opened. One of ``async with`` ends with its block: this does
+        nothing."""
+        if self.on_close is not None:
+            await self.on_close()
 
     async def refresh_agent(self) -> AgentInfo:
         """Ask the server how the agent is now."""

@@ -14,18 +14,41 @@ from typing import Generic, TypeVar
 
 import anyio
 
-from .hooks.events import Event, EventSink
+from .hooks.events import (
+    ControlChanged,
+    Event,
+    EventSink,
+    PathChanged,
+    PathExplained,
+    PeerChanged,
+    RelayChanged,
+)
 
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 1024
 """Events that wait for one reader; then the oldest go, and are counted."""
+MAX_KEPT = 64
+"""Events that say how things stand: a workspace's connection has one peer and some relays."""
 E = TypeVar("E", bound=Event)
 
 
+def _subject(event: Event) -> tuple[object, ...] | None:
+    """What an event says the state of, until the next of the same; None: it only says what happened."""
+    match event:
+        case PathChanged(peer=peer) | PathExplained(peer=peer) | PeerChanged(peer=peer):
+            return type(event), peer
+        case RelayChanged(region=region):
+            return type(event), region
+        case ControlChanged():
+            return (type(event),)
+        case _:
+            return None
+
+
 class Events(AsyncIterator[E], Generic[E]):
-    """Events since it was made, oldest first. It ends with the workspace, or with `aclose`; one that nobody holds any
-    more is forgotten. For one task; each may have its own."""
+    """First how things stand, then what changes. It ends with the workspace, or with `aclose`; one that nobody holds
+    is forgotten. For one task; each may have its own."""
 
     def __init__(self, kinds: tuple[type[E], ...] = (), limit: int = MAX_WAITING) -> None:
         self._kinds = kinds
@@ -52,6 +75,10 @@ class Events(AsyncIterator[E], Generic[E]):
         """The same, as streams call it."""
         self.close()
 
+    def take(self) -> E | None:
+        """One that waits already, or None."""
+        return self._waiting.popleft() if self._waiting else None
+
     def __aiter__(self) -> Events[E]:
         return self
 
@@ -71,9 +98,11 @@ class EventHub:
         self._first = first
         self._readers: weakref.WeakSet[Events[Event]] = weakref.WeakSet()
         self._callbacks: list[EventSink] = []
+        self._now: dict[tuple[object, ...], Event] = {}
 
     def __call__(self, event: Event, /) -> None:
         self._first(event)
+        self._keep(event)
         for reader in list(self._readers):
             reader.put(event)
         for callback in list(self._callbacks):
@@ -84,7 +113,9 @@ class EventHub:
                 self._forget(callback)
 
     def add(self, reader: Events[E]) -> Events[E]:
-        """From now on `reader` hears."""
+        """`reader` hears how things stand, and from now on what changes."""
+        for event in self._now.values():
+            reader.put(event)
         self._readers.add(reader)  # type: ignore[arg-type]
         return reader
 
@@ -99,6 +130,14 @@ class EventHub:
         for reader in list(self._readers):
             reader.close()
         self._callbacks.clear()
+
+    def _keep(self, event: Event) -> None:
+        subject = _subject(event)
+        if subject is not None:
+            self._now.pop(subject, None)
+            self._now[subject] = event
+            if len(self._now) > MAX_KEPT:
+                del self._now[next(iter(self._now))]
 
     def _forget(self, callback: EventSink) -> None:
         if callback in self._callbacks:

@@ -25,7 +25,7 @@ from .protocols.netstack.states import State
 from .runtime.streams import TunnelStream
 
 if TYPE_CHECKING:
-    from anyio.from_thread import BlockingPortal
+    from .blocking_streams import Loop
 
 Dial = Callable[[int, float], Awaitable[anyio.abc.ByteStream]]
 """Port and time-out in seconds to a stream. Raises CoderAgentError."""
@@ -229,7 +229,7 @@ def client(
 
 
 def blocking_client(
-    portal: BlockingPortal,
+    loop: Loop,
     dial: Dial,
     port: int,
     *,
@@ -238,7 +238,7 @@ def blocking_client(
     options: Mapping[str, Any],
 ) -> httpx2.Client:
     """What `BlockingWorkspace.http` returns."""
-    transport = BlockingTransport(portal, TunnelTransport(dial, verify))
+    transport = BlockingTransport(loop, TunnelTransport(dial, verify))
     return httpx2.Client(transport=transport, **{"base_url": base_url(port, tls), **options})
 
 
@@ -246,10 +246,10 @@ def blocking_client(
 
 
 class BlockingTransport(httpx2.BaseTransport):
-    """The same for `httpx2.Client`: each step is done on the loop of `portal`."""
+    """The same for `httpx2.Client`: each step is done on `loop`."""
 
-    def __init__(self, portal: BlockingPortal, inner: TunnelTransport) -> None:
-        self._portal, self._inner = portal, inner
+    def __init__(self, loop: Loop, inner: TunnelTransport) -> None:
+        self._loop, self._inner = loop, inner
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """One request. Raises httpx2.TransportError and its kinds."""
@@ -258,18 +258,19 @@ class BlockingTransport(httpx2.BaseTransport):
             request.method, request.url, headers=request.headers, stream=_Upload(request.stream),
             extensions=request.extensions,
         )  # fmt: skip
-        answer = self._portal.call(self._inner.handle_async_request, shadow)
+        answer = self._loop.call(self._inner.handle_async_request, shadow)
         assert isinstance(answer.stream, httpx2.AsyncByteStream)
         return httpx2.Response(
             status_code=answer.status_code,
             headers=answer.headers,
-            stream=_Download(self._portal, answer.stream),
+            stream=_Download(self._loop, answer.stream),
             extensions=answer.extensions,
         )
 
     def close(self) -> None:
         """Close all connections."""
-        self._portal.call(self._inner.aclose)
+        if not self._loop.closed:
+            self._loop.call(self._inner.aclose)
 
 
 class _Upload(httpx2.AsyncByteStream):
@@ -285,16 +286,17 @@ class _Upload(httpx2.AsyncByteStream):
 
 
 class _Download(httpx2.SyncByteStream):
-    def __init__(self, portal: BlockingPortal, body: httpx2.AsyncByteStream) -> None:
-        self._portal, self._body = portal, body
+    def __init__(self, loop: Loop, body: httpx2.AsyncByteStream) -> None:
+        self._loop, self._body = loop, body
 
     def __iter__(self) -> Iterator[bytes]:
         parts = aiter(self._body)
-        while (part := self._portal.call(_next, parts)) is not None:
+        while (part := self._loop.call(_next, parts)) is not None:
             yield part
 
     def close(self) -> None:
-        self._portal.call(self._body.aclose)
+        if not self._loop.closed:
+            self._loop.call(self._body.aclose)
 
 
 async def _next(parts: AsyncIterator[bytes]) -> bytes | None:

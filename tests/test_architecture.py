@@ -71,9 +71,14 @@ ROOMS: dict[str, Room] = {
     ),
     "api": room(f"errors base hooks {ROOTS} cli.context", "one call: the user's configuration is the command line's"),
     "workspace_http": room(
-        "errors protocols runtime.streams", "an HTTP client over streams: of a connection it knows nothing"
+        "errors protocols runtime.streams blocking_streams",
+        "an HTTP client over streams: of a connection it knows nothing",
     ),
-    "blocking": room(f"{CORES} runtime.streams {ROOTS}", "the client again, for code without an event loop"),
+    "blocking": room(
+        f"{CORES} hooks {ROOTS} blocking_streams forwarding observing remote_commands",
+        "the client again, for code without an event loop",
+    ),
+    "blocking_streams": room("errors hooks observing", "what it hands out"),
     "cli": room(
         f"errors base verdict hooks {ROOTS} runtime.http runtime.agent_link __version__",
         "it parses, calls a root or the server's API, and prints",
