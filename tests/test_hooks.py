@@ -9,6 +9,7 @@ from typing import Literal, cast
 
 import anyio.abc
 import pytest
+from anyio.abc import ByteStream, TaskGroup
 
 from coder_agent.base.addresses import AddrPort
 from coder_agent.base.derp_map import DerpMap
@@ -38,6 +39,7 @@ from coder_agent.hooks import (
     Verdict,
     hookimpl,
 )
+from coder_agent.hooks.commands import CommandRequest, CommandRunner, RunningCommand
 from coder_agent.hooks.contract import HOOKS
 from coder_agent.hooks.diagnostics import Diagnostic, DiagnosticsContext
 from coder_agent.hooks.health import HealthCheck, HealthContext, HealthFinding
@@ -324,6 +326,25 @@ def test_hook_coder_diagnostics() -> None:
 
     found = host_of(Plugin()).diagnostics(Context())
     assert [(one.name, one.collect) for one in found] == [("plants/3000.txt", collect)]
+
+
+def test_hook_coder_command_runner() -> None:
+    class Runner:
+        name = "telegraph"
+        port = 1
+
+        async def start(self, stream: ByteStream, request: CommandRequest, tasks: TaskGroup) -> RunningCommand:
+            raise NotImplementedError
+
+    runner = Runner()
+
+    class Plugin:
+        @hookimpl
+        def coder_command_runner(self, settings: Settings) -> CommandRunner:
+            return runner
+
+    assert host_of(Plugin()).command_runner(SETTINGS) is runner
+    assert host_of(object()).command_runner(SETTINGS) is None
 
 
 def test_every_hook_has_a_test_and_a_typed_way_to_ask() -> None:
