@@ -11,10 +11,11 @@ import anyio.abc
 
 from coder_agent.client import Workspace
 from coder_agent.errors import CoderAgentError, PeerUnreachable
-from coder_agent.node import Splice, TunnelStream, reset_socket
+from coder_agent.node import TunnelStream, reset_socket
 
 from .ask import NoService, ask
 from .books import Book
+from .carried import Carried
 from .grammar import FIRST_PORT
 from .outbound import literal
 from .protocol import Code, Op, Refusal, Request
@@ -33,19 +34,15 @@ class ProxyForward:
         self._target = target
         self._listeners = list(listeners)
         self._workspace = workspace
-        self._splices: set[Splice] = set()
-        self._sent = self._received = 0
+        self._carried = Carried()
 
     def tick(self, now: float) -> None:
         """Bring the book up to date."""
-        self.book.sent = self._sent + sum(splice.to_tunnel for splice in self._splices)
-        self.book.received = self._received + sum(splice.to_local for splice in self._splices)
-        self.book.tick(now)
+        self._carried.tick(self.book, now)
 
     def reset(self, why: str) -> None:
         """Reset all connections; new ones are welcome."""
-        for splice in list(self._splices):
-            splice.abort(why)
+        self._carried.reset(why)
 
     def close(self) -> None:
         """Stop listening and reset all connections."""
@@ -120,13 +117,7 @@ class ProxyForward:
         except BaseException:
             stream.abort()
             raise
-        self._splices.add(splice)
-        try:
-            await splice.wait()
-        finally:
-            self._splices.discard(splice)
-            self._sent += splice.to_tunnel
-            self._received += splice.to_local
+        await self._carried.wait(splice)
 
     async def _open(self, host: str, port: int) -> TunnelStream:
         """The workspace's own loopback is reached as by --tcp; every other host is for the agent's policy. Raises

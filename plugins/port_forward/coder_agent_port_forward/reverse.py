@@ -16,10 +16,11 @@ import anyio.abc
 
 from coder_agent.client import Workspace
 from coder_agent.errors import CoderAgentError, ConfigError
-from coder_agent.node import Splice, TunnelStream
+from coder_agent.node import TunnelStream
 
 from .ask import NoService, ask
 from .books import Book
+from .carried import Carried
 from .lines import read_line
 from .protocol import Op, Refusal, Request
 from .target import Target
@@ -40,19 +41,15 @@ class ReverseForward:
         self._target = target
         self._workspace = workspace
         self._say = say
-        self._splices: set[Splice] = set()
-        self._sent = self._received = 0
+        self._carried = Carried()
 
     def tick(self, now: float) -> None:
         """Bring the book up to date."""
-        self.book.sent = self._sent + sum(splice.to_tunnel for splice in self._splices)
-        self.book.received = self._received + sum(splice.to_local for splice in self._splices)
-        self.book.tick(now)
+        self._carried.tick(self.book, now)
 
     def reset(self, why: str) -> None:
         """Reset all connections; new ones are welcome."""
-        for splice in list(self._splices):
-            splice.abort(why)
+        self._carried.reset(why)
 
     def close(self) -> None:
         """Reset all connections. The agent stops listening when `run` was cancelled."""
@@ -130,14 +127,7 @@ class ReverseForward:
             self._target.gate.leave()
 
     async def _join(self, stream: TunnelStream, sock: socket.socket) -> None:
-        splice = stream.splice(sock)
-        self._splices.add(splice)
-        try:
-            await splice.wait()
-        finally:
-            self._splices.discard(splice)
-            self._sent += splice.to_tunnel
-            self._received += splice.to_local
+        await self._carried.wait(stream.splice(sock))
 
     async def _refuse(self, number: str) -> None:
         try:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from coder_agent.node import Splice, reset_socket
 
 from .books import Book
+from .carried import Carried
 from .target import Target
 
 log = logging.getLogger(__name__)
@@ -30,8 +31,7 @@ class TcpForward:
         self._target = target
         self._listeners = list(listeners)
         self._loop = asyncio.get_running_loop()
-        self._splices: set[Splice] = set()
-        self._sent = self._received = 0
+        self._carried = Carried()
         self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
         self._closed = False
         for listener in self._listeners:
@@ -39,14 +39,11 @@ class TcpForward:
 
     def tick(self, now: float) -> None:
         """Bring the book up to date."""
-        self.book.sent = self._sent + sum(splice.to_tunnel for splice in self._splices)
-        self.book.received = self._received + sum(splice.to_local for splice in self._splices)
-        self.book.tick(now)
+        self._carried.tick(self.book, now)
 
     def reset(self, why: str) -> None:
         """Reset all connections; new ones are welcome."""
-        for splice in list(self._splices):
-            splice.abort(why)
+        self._carried.reset(why)
 
     def close(self) -> None:
         """Stop listening and reset all connections."""
@@ -108,7 +105,7 @@ class TcpForward:
         )
 
     def _opened(self, splice: Splice) -> None:
-        self._splices.add(splice)
+        self._carried.add(splice)
         self._target.gate.opened()
 
     def _failed(self, why: str) -> None:
@@ -117,9 +114,7 @@ class TcpForward:
         self._target.failed(self.book, why)
 
     def _ended(self, splice: Splice) -> None:
-        self._splices.discard(splice)
-        self._sent += splice.to_tunnel
-        self._received += splice.to_local
+        self._carried.end(splice)
         self._left()
 
     def _left(self) -> None:
