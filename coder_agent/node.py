@@ -50,9 +50,7 @@ from .magicsock.constants import TUNNEL_MTU_MAX
 from .magicsock.core import Magicsock
 from .magicsock.core import PathStatus as PathStatus
 from .magicsock.effects import PathUpdate, PongReceived
-from .magicsock.home import choose_home
 from .magicsock.peer_map import Reach
-from .magicsock.standby import second_home
 from .protocols.netstack.config import StackConfig
 from .protocols.netstack.listening import SynRequest
 from .protocols.netstack.stack import Stack
@@ -66,6 +64,7 @@ from .runtime.datagrams import TunnelDatagrams as TunnelDatagrams
 from .runtime.datagrams import TunnelUdpSocket as TunnelUdpSocket
 from .runtime.datagrams import UdpFlow as UdpFlow
 from .runtime.engine import SLEPT, Cores, Engine, Tap
+from .runtime.home_relays import HomeRelays
 from .runtime.link_watch import LinkChange, watch_links
 from .runtime.pacing import Pacer as Pacer
 from .runtime.splice import Dial as Dial
@@ -76,10 +75,6 @@ from .runtime.streams import TunnelStream as TunnelStream
 log = logging.getLogger(__name__)
 Ts = TypeVarTuple("Ts")
 
-STANDBY_TICK = 2.0
-"""Seconds between looks at the second relay: well below the 10 s for which one `keep_warm` holds."""
-HOME_PATIENCE = 1.0
-"""Seconds to wait for a first latency before a home region is chosen without one."""
 DIAL_TIMEOUT = 15.0
 """Seconds for a TCP handshake inside the tunnel; covers one lost WireGuard initiation (5 s) and a relay dial (10 s)."""
 
@@ -139,8 +134,6 @@ class TailnetNode:
         self.config = config
         self.key: NodePublic = keys[0].public()
         self.disco: DiscoPublic = keys[1].public()
-        self.derp_map = DerpMap()
-        self.home = 0
         self.engine = Engine(engine_parts, self, asyncio.get_running_loop())
         self.on_self_changed: Callable[[Node], None] = lambda node: None
         self.on_link_changed: Callable[[], None] = lambda: None
@@ -155,6 +148,12 @@ class TailnetNode:
         self._peers: dict[NodePublic, Node] = {}
         self._published: Node | None = None
         self._hub: CandidateHub | None = None
+        self._relays = HomeRelays(
+            self.engine,
+            latency=lambda: self._hub.latency() if self._hub is not None else None,
+            published=self.self_node,
+            changed=self._self_changed,
+        )
         self._listeners: dict[int, Callable[[TunnelStream], Awaitable[None]]] = {}
         self.udp = UdpPorts(engine_parts.stack, self.engine.kick, self.engine.now)
         """UDP of this node; `udp.unclaimed` gets what is for no port that is listened on."""
@@ -162,7 +161,6 @@ class TailnetNode:
         self._tunnel_pongs: dict[bytes, asyncio.Future[float]] = {}
         self._path_changed = anyio.Event()
         self._tasks: anyio.abc.TaskGroup | None = None
-        self._home_timer: asyncio.TimerHandle | None = None
         stack = engine_parts.stack
         stack.on_syn = self._syn
         stack.on_tsmp_pong = self._tunnel_pong
@@ -171,6 +169,16 @@ class TailnetNode:
             self.add_address(address)
 
     # ------------------------------------------------------------ ourselves
+
+    @property
+    def derp_map(self) -> DerpMap:
+        """The relay map in force."""
+        return self._relays.map
+
+    @property
+    def home(self) -> int:
+        """Our home region; 0 = none yet."""
+        return self._relays.home
 
     @property
     def addresses(self) -> Sequence[IPv6Address]:
@@ -225,14 +233,14 @@ class TailnetNode:
         derp_map = self.config.dial.egress.inside(derp_map)
         if derp_map == self.derp_map:
             return
-        self.derp_map = derp_map
+        self._relays.map = derp_map
         if self.engine.relay is not None:
             self.engine.relay.set_map(derp_map)
         if self._hub is not None:
             self._hub.set_map(derp_map)
-        self._choose_home(patient=True)
+        self._relays.choose(patient=True)
         for peer in self._peers.values():
-            self._set_relays(peer)
+            self._relays.set_peer(peer)
 
     # ------------------------------------------------------------ peers
 
@@ -254,7 +262,7 @@ class TailnetNode:
                 peer.key, peer.disco, home=peer.preferred_derp, endpoints=endpoints, now=engine.now()
             )
         )
-        self._set_relays(peer)
+        self._relays.set_peer(peer)
         if self._hub is not None:
             self._hub.peers_changed()
         self.emit(PeerChanged(peer.key, change))
@@ -279,7 +287,7 @@ class TailnetNode:
         if peer is None:
             if self._hub is not None:
                 self._hub.set_rules(engine.magicsock.rules)
-            self._choose_home(patient=True)
+            self._relays.choose(patient=True)
             self._self_changed()
 
     def handshake(self, key: NodePublic) -> None:
@@ -529,63 +537,13 @@ class TailnetNode:
 
     def _measured(self) -> None:
         self.engine.apply(self.engine.magicsock.set_local_facts(self.nat_facts, self.engine.now()))
-        self._choose_home(patient=False)
+        self._relays.choose(patient=False)
         self._self_changed()
-
-    def _choose_home(self, *, patient: bool) -> None:
-        """Choose home; `patient`: with several regions and no latency yet, wait a moment for the first one."""
-        latency = self._hub.latency() if self._hub is not None else {}
-        eligible = [rid for rid, region in self.derp_map.regions.items() if region.may_be_home]
-        wished = self.engine.magicsock.rules.prefer_region in eligible  # which needs no measurement
-        unsure = not latency and len(eligible) > 1 and not wished
-        if patient and unsure and self._hub is not None and self.home not in eligible:
-            if self._home_timer is None:
-                loop = asyncio.get_running_loop()
-                self._home_timer = loop.call_later(HOME_PATIENCE, lambda: self._choose_home(patient=False))
-            return
-        usable = self._without_dead_relays()
-        home = choose_home(usable, latency, self.home, self.engine.magicsock.rules.prefer_region)
-        if home != self.home:
-            self.home = home
-            self.engine.magicsock.set_home(home)
-            if self.engine.relay is not None:
-                self.engine.relay.set_home(home)
-            self._self_changed()
-        self._choose_second()
 
     @property
     def is_reachable(self) -> bool:
         """Are we at a relay where peers send? At home; or, while that is down, at the second one."""
-        relay, standby = self.engine.relay, self.engine.standby
-        if relay is None or relay.connected(self.home):
-            return True
-        return self.home in standby.down and bool(standby.second) and relay.connected(standby.second)
-
-    def _without_dead_relays(self) -> DerpMap:
-        """The relay map without regions that have been down for a while, if it has others."""
-        dead = self.engine.standby.given_up(self.engine.now())
-        living = {rid: region for rid, region in self.derp_map.regions.items() if rid not in dead}
-        if not any(region.may_be_home for region in living.values()):
-            return self.derp_map
-        return replace(self.derp_map, regions=living)
-
-    def _choose_second(self) -> None:
-        """By what we publish and nothing else: peers compute the same from it."""
-        standby, node = self.engine.standby, self.self_node()
-        standby.home = node.preferred_derp
-        standby.second = second_home(self.derp_map, node.preferred_derp, node.derp_latency)
-        if standby.second:  # at once: home may die before the next look
-            self.engine.keep_warm(standby.second)
-
-    def _set_relays(self, peer: Node) -> None:
-        second = second_home(self.derp_map, peer.preferred_derp, peer.derp_latency)
-        self.engine.standby.set_peer(peer.key, peer.preferred_derp, second)
-
-    async def _keep_second_relay(self) -> None:
-        """Keep the second region connected, and leave a home that stays down."""
-        while True:
-            self._choose_home(patient=True)
-            await anyio.sleep(STANDBY_TICK)
+        return self._relays.is_reachable
 
     def _self_changed(self) -> None:
         node = self.self_node()
@@ -640,11 +598,11 @@ class TailnetNode:
                 await self._open_transports(exits, keys)
                 exits.callback(self.engine.reset_all)
                 self._tasks = await exits.enter_async_context(background())
-                exits.callback(self._stop_home_timer)
+                exits.callback(self._relays.stop)
                 exits.callback(lambda: log.debug("counters: %s", self.engine.all_counters()))
                 self._start_hub(self._tasks)
                 self._tasks.start_soon(self._watch_sleep)
-                self._tasks.start_soon(self._keep_second_relay)
+                self._tasks.start_soon(self._relays.run)
                 self._tasks.start_soon(watch_links, self._link_changed)
                 self._tasks.start_soon(watch_verdicts, self)
                 yield self
@@ -689,10 +647,6 @@ class TailnetNode:
         self.on_link_changed()
         if self._hub is not None:
             self._hub.refresh("link-change")
-
-    def _stop_home_timer(self) -> None:
-        if self._home_timer is not None:
-            self._home_timer.cancel()
 
 
 def boot_time() -> float:
