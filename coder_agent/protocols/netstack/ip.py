@@ -65,8 +65,9 @@ def pseudo_sum(source: bytes, destination: bytes, size: int, protocol: int) -> i
 
 
 def finish(total: int) -> int:
-    """The checksum for a sum: store it little-endian. Never 0, which in UDP would mean "none" (RFC 8200 §8.1)."""
-    return 65535 - total % 65535
+    """The checksum for a sum: store it little-endian. Of the two zeros it is the one without bits: a sum of what is not
+    all zero has no other complement (RFC 1624 §3)."""
+    return -total % 65535
 
 
 def packet(protocol: int, source: bytes, destination: bytes, payload: bytes, checksum_at: int | None = None) -> bytes:
@@ -76,7 +77,10 @@ def packet(protocol: int, source: bytes, destination: bytes, payload: bytes, che
         return head + payload
     total = pseudo_sum(source, destination, len(payload), protocol) + partial_sum(payload)
     out = bytearray(head + payload)
-    struct.pack_into("<H", out, HEADER_SIZE + checksum_at, finish(total))
+    checksum = finish(total)
+    if protocol == UDP:
+        checksum = checksum or 0xFFFF  # 0 would mean "none" (RFC 8200 §8.1)
+    struct.pack_into("<H", out, HEADER_SIZE + checksum_at, checksum)
     return bytes(out)
 
 

@@ -129,7 +129,7 @@ class ScalarSegmenter:
             position = (seq + at) & 0xFFFFFFFF
             put_seq(view, begin + _SEQ_AT, position)
             # 256 × n is n with the bytes of its words exchanged (modulo 65535): the sum is over little-endian words
-            put_checksum(view, begin + _CHECKSUM_AT, 65535 - (fixed + 256 * position + number) % 65535)
+            put_checksum(view, begin + _CHECKSUM_AT, -(fixed + 256 * position + number) % 65535)
             begin += stride
 
 
@@ -147,6 +147,8 @@ class _Views(NamedTuple):
     """What size and protocol of the pseudo header add to each sum: an array, as is `modulus`, because numpy takes
     0.2 µs to make one of a plain number."""
     modulus: NDArray[np.uint64]
+    ceiling: NDArray[np.uint64]
+    """A multiple of the modulus above every sum (that of 64 KiB has 46 bits): what is left of it is the complement."""
 
 
 class VectorSegmenter(ScalarSegmenter):
@@ -172,7 +174,7 @@ class VectorSegmenter(ScalarSegmenter):
             views.padding[:] = 0  # sums run over whole words
         sums = numpy.add.reduce(views.summed, axis=1, dtype=numpy.uint64)
         sums += views.pseudo
-        views.checksum[:] = views.modulus - sums % views.modulus
+        views.checksum[:] = (views.ceiling - sums) % views.modulus
 
     def _cut(self, count: int, head_size: int, mss: int) -> _Views:
         numpy = load_numpy()
@@ -189,6 +191,7 @@ class VectorSegmenter(ScalarSegmenter):
             padding=rows[:, end : (end + 3) & ~3],
             pseudo=numpy.array(256 * (end - ip.HEADER_SIZE + ip.TCP), numpy.uint64),
             modulus=numpy.array(65535, numpy.uint64),
+            ceiling=numpy.array(65535 << 40, numpy.uint64),
         )
         if len(self._views) >= _MAX_VIEWS:  # a peer that invents segment sizes must not fill memory
             self._views.clear()

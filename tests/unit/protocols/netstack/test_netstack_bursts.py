@@ -74,6 +74,19 @@ def test_both_segmenters_make_the_same_correct_packets(
 
 
 @pytest.mark.parametrize("vector", [True, False])
+def test_a_checksum_is_never_the_zero_that_no_complement_makes(vector: bool) -> None:
+    """0xFFFF verifies as 0 does, but nobody who follows RFC 1071 sends it; Wireshark marks it as wrong."""
+    segmenter = make_segmenter(1280, vector=vector)
+    found = set()
+    for begin in range(0, 1 << 16, 49):  # every sum there is, by one word of the payload
+        payload = b"".join(struct.pack("<H62x", begin + i & 0xFFFF) for i in range(49))
+        burst = segmenter.build(header(), 1, memoryview(payload), 64, ACK)
+        found |= {row[56:58] for row in rows_of(burst)}
+    assert b"\0\0" in found
+    assert b"\xff\xff" not in found
+
+
+@pytest.mark.parametrize("vector", [True, False])
 @pytest.mark.parametrize(("mtu", "rows"), [(1280, 49), (4000, 16), (32_000, 2), (65_475, 1)])
 def test_bursts_of_large_packets_still_fit_one_udp_send(mtu: int, rows: int, vector: bool) -> None:
     segmenter = make_segmenter(mtu, vector=vector)
