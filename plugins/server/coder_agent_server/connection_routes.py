@@ -9,6 +9,7 @@ back and we go on as if it had just arrived.
 from __future__ import annotations
 
 import asyncio
+import string
 from collections.abc import Sequence
 
 import h11
@@ -20,6 +21,8 @@ from coder_agent.hooks.web_apps import ConnectionRoute
 from .upgrade import UpgradableH11Protocol
 
 HEAD_END = b"\r\n\r\n"
+NO_HEAD = frozenset(range(256)) - frozenset(f"!#$%&'*+-.^_`|~\r\n{string.ascii_letters}{string.digits}".encode())
+"""Bytes that begin no request: what is in no token (RFC 9110 §5.6.2), nor an empty line before one (RFC 9112 §2.2)."""
 
 
 class Taken:
@@ -66,7 +69,7 @@ class RoutedH11Protocol(UpgradableH11Protocol):
             super().data_received(data)
             return
         self._head += data
-        if HEAD_END not in self._head and len(self._head) <= self.config.h11_max_incomplete_event_size:  # type: ignore[operator]
+        if self._may_be_a_head() and HEAD_END not in self._head:
             self._unset_keepalive_if_required()
             self._watch_head()
             return
@@ -88,6 +91,11 @@ class RoutedH11Protocol(UpgradableH11Protocol):
                 self.data_received(behind)
             return
         super().on_response_complete()
+
+    def _may_be_a_head(self) -> bool:
+        """Is it worth waiting for the rest? A TLS greeting, or more than a head may have, is told so at once."""
+        limit = self.config.h11_max_incomplete_event_size or 0
+        return self._head[0] not in NO_HEAD and len(self._head) <= limit
 
     def _is_between_requests(self) -> bool:
         return self.conn.their_state is h11.IDLE and self.conn.our_state is h11.IDLE and not self.conn.trailing_data[0]

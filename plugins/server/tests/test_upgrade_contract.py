@@ -204,3 +204,10 @@ async def test_who_never_finishes_a_request_head_is_dropped(
                     pass
             except (anyio.EndOfStream, anyio.BrokenResourceError):
                 pass
+
+
+async def test_what_cannot_be_a_request_is_told_so_at_once(server: Server) -> None:
+    """A TLS greeting at the plain port: whoever sent it shall hear why, and not wait for the end of a head."""
+    async with await anyio.connect_tcp(*server.address) as stream:
+        await stream.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(32))
+        assert b"400 Bad Request" in await read_until(stream, b"\r\n\r\n")
