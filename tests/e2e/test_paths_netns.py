@@ -166,6 +166,6 @@ def newest(transfer: Program, event: str) -> dict[str, Any]:
 
 def megabits(table: str) -> float:
     """The bandwidth in the last line of a speed test."""
-    found = re.search(r"([\d.]+) Mbits/sec$", table.rstrip())
-    assert found is not None, table
-    return float(found[1])
+    found = re.findall(r"([\d.]+) Mbits/sec$", table, re.MULTILINE)
+    assert found, table
+    return float(found[-1])
