@@ -14,6 +14,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, TypedDict, Unpack
 
+import anyio
+
 from .cli.context import Cli
 from .client import ClientConfig, Workspace, open_workspace
 from .compose import node_config
@@ -81,7 +83,8 @@ class Connecting(AbstractAsyncContextManager[Workspace]):
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             task.cancel()
-            await asyncio.wait([task])
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([task])
             raise
         if not opened.done():
             opened.cancel()

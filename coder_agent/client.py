@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from ipaddress import IPv6Address
@@ -44,6 +44,7 @@ from .runtime.control_link import ClientMode, ControlLink
 from .runtime.http import ApiClient
 from .runtime.streams import TunnelStream
 from .verdict.situation import Verdict
+from .watching import Watch
 from .workspace_name import WorkspaceName
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 
     import httpx2
 
-    from .hooks.commands import CommandRunner, RunningCommand
+    from .hooks.commands import CommandRequest, CommandRunner, RunningCommand
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class Workspace:
         self._peers = peers
         self._hub = EventHub(lambda event: None) if hub is None else hub
         self._runner = runner
+        self._resets: list[Callable[[str], None]] = []
         self.on_close: Callable[[], Awaitable[None]] | None = None
         """What `aclose` does, for a workspace that no block closes."""
         self._workspace_id: str | None = None
@@ -126,7 +128,8 @@ class Workspace:
 
         Raises ConfigError if that address cannot be listened on.
         """
-        with forwarded(self.node, self.address, port, host, local_port) as forward:
+        opened = forwarded(self.node, self.address, port, host, local_port)
+        with opened as forward, self.reset_if_lost(forward.reset):
             yield forward
 
     def start(
@@ -142,7 +145,7 @@ class Workspace:
 
         Raises: ConfigError (no plugin does this), PeerUnreachable, TransportBroken.
         """
-        return started(self._runner, self.open_tcp, request_of(command, self.agent.label, env, cwd))
+        return self._started(request_of(command, self.agent.label, env, cwd))
 
     async def run(
         self,
@@ -162,12 +165,46 @@ class Workspace:
         """
         request = request_of(command, self.agent.label, env, cwd)
         args = command if isinstance(command, str) else " ".join(command)
-        done = await completed(
-            started(self._runner, self.open_tcp, request), args, input=input, timeout=timeout, max_output=max_output
-        )
+        done = await completed(self._started(request), args, input=input, timeout=timeout, max_output=max_output)
         if check:
             done.check_returncode()
         return done
+
+    @asynccontextmanager
+    async def _started(self, request: CommandRequest) -> AsyncIterator[RunningCommand]:
+        streams: list[TunnelStream] = []
+
+        async def dial(port: int) -> TunnelStream:
+            streams.append(await self.open_tcp(port))
+            return streams[0]
+
+        def reset(why: str) -> None:
+            log.info("workspace %s is lost: %s", self.agent.label, why)
+            for stream in streams:
+                stream.abort()
+
+        with self.reset_if_lost(reset):
+            async with started(self._runner, dial, request) as command:
+                yield command
+
+    @contextmanager
+    def reset_if_lost(self, reset: Callable[[str], None]) -> Iterator[None]:
+        """While the block runs, the agent is asked every few seconds whether it is there (watching.py), and `reset` is
+        told why if it is not: for what would hang otherwise until TCP gives up, which takes minutes."""
+        self._resets.append(reset)
+        try:
+            yield
+        finally:
+            self._resets.remove(reset)
+
+    def watch(self) -> Watch:
+        """What keeps the promise of `reset_if_lost`."""
+
+        def lost(why: str) -> None:
+            for reset in list(self._resets):
+                reset(why)
+
+        return Watch(self, busy=lambda: bool(self._resets), lost=lost, restored=lambda: None)
 
     @overload
     def events(self, *, limit: int = MAX_WAITING) -> Events[Event]: ...
@@ -352,6 +389,7 @@ async def open_workspace(config: ClientConfig, name: WorkspaceName) -> AsyncIter
         async with background() as meanwhile:
             meanwhile.start_soon(_narrate, session, workspace, config.say)
             await _reach(session, workspace)
+        tasks.start_soon(workspace.watch().run)
         try:
             yield workspace
             await node.drain()  # before the goodbye: afterwards the agent does not know us any more

@@ -66,8 +66,12 @@ class Forward:
         if self._listener.fileno() >= 0:
             self._loop.remove_reader(self._listener.fileno())
             self._listener.close()
+        self.reset("the forward was closed")
+
+    def reset(self, why: str) -> None:
+        """Reset all connections; new ones are welcome while it is open."""
         for splice in list(self._open):
-            splice.abort("the forward was closed")
+            splice.abort(why)
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS_PER_TURN):

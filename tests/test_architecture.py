@@ -63,11 +63,12 @@ ROOMS: dict[str, Room] = {
     "path_reports": room(f"errors base verdict hooks {ROOTS}", "a node's paths, told to its server"),
     "mounting": room("errors runtime", "a program beside the agent: it needs a folder and a socket, and no node"),
     "asgi": room("errors hooks runtime", "the web's own interface over any stream"),
+    "watching": room("errors directory", "is a workspace still there? It asks whoever it is given"),
     "forwarding": room("errors node", "a local port and a node's pump between them"),
     "observing": room("hooks", "who hears events; it knows no node"),
     "remote_commands": room("errors hooks runtime.background", "commands over streams; plugins do the talking"),
     "client": room(
-        f"{CORES} hooks runtime {ROOTS} forwarding observing remote_commands __version__", "a composition root"
+        f"{CORES} hooks runtime {ROOTS} forwarding observing remote_commands watching __version__", "a composition root"
     ),
     "api": room(f"errors base hooks {ROOTS} cli.context", "one call: the user's configuration is the command line's"),
     "workspace_http": room(
@@ -92,7 +93,7 @@ ROOMS: dict[str, Room] = {
 
 FOR_PLUGINS = (
     "errors base protocols verdict hooks node explain rpc http stun_responder tls_server client api workspace_name cli"
-    " __version__ hookimpl connect listen mounting asgi"
+    " watching __version__ hookimpl connect listen mounting asgi"
 )
 PLUGINS_WHY = "what plugins may import is what we keep stable; runtime is not, and plugins must be removable one by one"
 PLUGINS_EXTRA = {

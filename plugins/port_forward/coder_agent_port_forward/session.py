@@ -16,6 +16,7 @@ from coder_agent.base.paths import PathKind
 from coder_agent.cli.durations import format_latency
 from coder_agent.client import ClientConfig, Workspace, open_workspace
 from coder_agent.errors import CoderAgentError
+from coder_agent.watching import Watch
 from coder_agent.workspace_name import WorkspaceName
 
 from .books import Book
@@ -29,7 +30,6 @@ from .reverse import ReverseForward
 from .target import Target
 from .tcp import TcpForward
 from .udp import UdpForward
-from .watch import Watch
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,6 @@ from coder_agent_port_forward.settings import PortForwardSettings
 from coder_agent_port_forward.target import Target
 from coder_agent_port_forward.tcp import TcpForward
 from coder_agent_port_forward.udp import UdpForward
-from coder_agent_port_forward.watch import GIVE_UP_AFTER, SURE_AFTER, Watch
 from coder_agent_transport_udp.settings import UdpSettings
 from coder_agent_transport_udp.transport import UdpTransportFactory
 
@@ -36,6 +35,7 @@ from coder_agent.hooks.egress import Egress
 from coder_agent.node import TailnetNode, TunnelStream
 from coder_agent.runtime.loopback import forward_loopback
 from coder_agent.testing.node_pair import B, node_pair
+from coder_agent.watching import GIVE_UP_AFTER, SURE_AFTER, Watch
 
 pytestmark = pytest.mark.anyio
 

@@ -7,11 +7,12 @@ when an agent's connection ends, and a ping through the tunnel shows whether dat
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import anyio
 
-from coder_agent.client import Workspace
-from coder_agent.errors import CoderAgentError, PeerUnreachable
+from .directory import AgentInfo
+from .errors import CoderAgentError, PeerUnreachable
 
 INTERVAL = 5.0
 """Seconds between two pings while there are connections, and the time each has."""
@@ -21,12 +22,19 @@ GIVE_UP_AFTER = 12
 """Pings without answer that suffice whatever the server says: a minute, which every change of network fits in."""
 
 
+class Watched(Protocol):
+    """What is needed of a `coder_agent.Workspace`."""
+
+    async def ping_tunnel(self, *, timeout: float) -> object: ...
+    async def refresh_agent(self) -> AgentInfo: ...
+
+
 class Watch:
     """Pings while `busy()`; tells `lost(why)` once, and `restored()` when answers come again."""
 
     def __init__(
         self,
-        workspace: Workspace,
+        workspace: Watched,
         *,
         busy: Callable[[], bool],
         lost: Callable[[str], None],
