@@ -279,18 +279,29 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _forward(place: Place, short: Path, target: int) -> tuple[list[str], int, int, int]:
+    """Ask the shared connection for forwards of every kind; with other ports if somebody took one meanwhile."""
+    for attempt in range(5):
+        local, remote, dynamic = _free_port(), _free_port(), _free_port()
+        flags = [
+            *("-L", f"127.0.0.1:{local}:127.0.0.1:{target}", "-R", f"{remote}:127.0.0.1:{target}"),
+            *("-L", f"{short}/l{attempt}:{short}/echo", "-R", f"{short}/r{attempt}:{short}/echo"),
+            *("-D", f"127.0.0.1:{dynamic}", "-o", "ExitOnForwardFailure=yes"),
+        ]
+        done = place.ssh("-O", "forward", *flags, HOST)
+        if done.code == 0:
+            for kind in "lr":
+                (short / f"{kind}{attempt}").rename(short / {"l": "local", "r": "remote"}[kind])
+            return flags, local, remote, dynamic
+        place.ssh("-O", "cancel", *flags, HOST)
+    raise AssertionError(str(done))
+
+
 def test_forwards_of_every_kind(place: Place, tmp_path_factory: pytest.TempPathFactory) -> None:
     short = tmp_path_factory.mktemp("s")
     echo, unix = Echo(), Echo(f"{short}/echo")
-    local, remote, dynamic = _free_port(), _free_port(), _free_port()
-    flags = [
-        *("-L", f"127.0.0.1:{local}:127.0.0.1:{echo.port}", "-R", f"{remote}:127.0.0.1:{echo.port}"),
-        *("-L", f"{short}/local:{short}/echo", "-R", f"{short}/remote:{short}/echo", "-D", f"127.0.0.1:{dynamic}"),
-        *("-o", "ExitOnForwardFailure=yes"),
-    ]
     place.ssh(HOST, "true")
-    done = place.ssh("-O", "forward", *flags, HOST)
-    assert done.code == 0, str(done)
+    flags, local, remote, dynamic = _forward(place, short, echo.port)
     try:
         for family, address in [
             (socket.AF_INET, ("127.0.0.1", local)),
