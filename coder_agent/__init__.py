@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .client import Workspace as Workspace
     from .errors import CoderAgentError as CoderAgentError
     from .forwarding import Forward as Forward
+    from .forwarding_udp import UdpForward as UdpForward
     from .hooks.commands import RunningCommand as RunningCommand
     from .hooks.events import ControlChanged as ControlChanged
     from .hooks.events import PathChanged as PathChanged
@@ -44,6 +45,7 @@ _LAZY = {
     "blocking": "",
     # what a workspace hands out
     "Forward": ".forwarding",
+    "UdpForward": ".forwarding_udp",
     "RunningCommand": ".hooks.commands",
     "Completed": ".remote_commands",
     "Events": ".observing",

@@ -32,6 +32,7 @@ from .blocking_streams import (
     Loop,
 )
 from .forwarding import Forward
+from .forwarding_udp import UdpForward
 from .hooks.events import Event, EventSink
 from .magicsock.core import PathStatus
 from .node import DIAL_TIMEOUT, Pong
@@ -86,9 +87,11 @@ class BlockingWorkspace:
         return made
 
     @contextmanager
-    def forward(self, port: int, *, local_port: int = 0, host: str = "127.0.0.1") -> Iterator[Forward]:
+    def forward(
+        self, port: int, *, local_port: int = 0, host: str = "127.0.0.1", udp: bool = False
+    ) -> Iterator[Forward | UdpForward]:
         """As `Workspace.forward`."""
-        opened = self._workspace.forward(port, local_port=local_port, host=host)
+        opened = self._workspace.forward(port, local_port=local_port, host=host, udp=udp)
         with self._loop.portal.wrap_async_context_manager(opened) as forward:
             yield forward
 

@@ -33,6 +33,7 @@ from .directory import agent_unreachable as agent_unreachable
 from .errors import ConfigError, CoordinationError, PathRefused, PeerUnreachable
 from .explain import explain, explain_after_asking
 from .forwarding import Forward, forwarded
+from .forwarding_udp import UdpForward
 from .hooks.events import ControlChanged, Event, EventSink
 from .magicsock.core import PathStatus
 from .node import DIAL_TIMEOUT, NodeConfig, Pong, TailnetNode, TunnelDatagrams, open_node
@@ -122,13 +123,15 @@ class Workspace:
         return made
 
     @asynccontextmanager
-    async def forward(self, port: int, *, local_port: int = 0, host: str = "127.0.0.1") -> AsyncIterator[Forward]:
-        """Let programs of this machine reach a TCP port of the workspace: they connect to the `address` of what this
+    async def forward(
+        self, port: int, *, local_port: int = 0, host: str = "127.0.0.1", udp: bool = False
+    ) -> AsyncIterator[Forward | UdpForward]:
+        """Let programs of this machine reach a port of the workspace, TCP or `udp`, at the `address` of what this
         yields. `local_port` 0: any free one. Connections are reset when the block ends.
 
         Raises ConfigError if that address cannot be listened on.
         """
-        opened = forwarded(self.node, self.address, port, host, local_port)
+        opened = forwarded(self.node, self.address, port, host, local_port, udp=udp)
         with opened as forward, self.reset_if_lost(forward.reset):
             yield forward
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from ipaddress import IPv6Address
 
 from .errors import ConfigError
+from .forwarding_udp import UdpForward
 from .node import Splice, TailnetNode, reset_socket
 
 log = logging.getLogger(__name__)
@@ -121,24 +122,29 @@ class Forward:
 
 
 @contextmanager
-def forwarded(node: TailnetNode, address: IPv6Address, port: int, host: str, local_port: int) -> Iterator[Forward]:
+def forwarded(
+    node: TailnetNode, address: IPv6Address, port: int, host: str, local_port: int, *, udp: bool = False
+) -> Iterator[Forward | UdpForward]:
     """A forward from `host`:`local_port` of this machine. Raises ConfigError if that cannot be listened on."""
     if not 1 <= port <= 65535:
         raise ConfigError(f"port {port}: ports are numbers from 1 to 65535")
-    forward = Forward(node, address, port, _listen(host, local_port))
+    kind = UdpForward if udp else Forward
+    forward = kind(node, address, port, _listen(host, local_port, socket.SOCK_DGRAM if udp else socket.SOCK_STREAM))
     try:
         yield forward
     finally:
         forward.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+def _listen(host: str, port: int, kind: socket.SocketKind) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind)
     try:
         sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # after a restart, while old connections linger
+        if kind is socket.SOCK_STREAM:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # after a restart, while old connections linger
         sock.bind((host, port))
-        sock.listen(BACKLOG)
+        if kind is socket.SOCK_STREAM:
+            sock.listen(BACKLOG)
     except (OSError, OverflowError) as error:
         sock.close()
         taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE

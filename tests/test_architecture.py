@@ -64,11 +64,13 @@ ROOMS: dict[str, Room] = {
     "mounting": room("errors runtime", "a program beside the agent: it needs a folder and a socket, and no node"),
     "asgi": room("errors hooks runtime", "the web's own interface over any stream"),
     "watching": room("errors directory", "is a workspace still there? It asks whoever it is given"),
-    "forwarding": room("errors node", "a local port and a node's pump between them"),
+    "forwarding_udp": room("errors node", "the same for datagrams"),
+    "forwarding": room("errors node forwarding_udp", "a local port and a node's pump between them"),
     "observing": room("hooks", "who hears events; it knows no node"),
     "remote_commands": room("errors hooks runtime.background", "commands over streams; plugins do the talking"),
     "client": room(
-        f"{CORES} hooks runtime {ROOTS} forwarding observing remote_commands watching __version__", "a composition root"
+        f"{CORES} hooks runtime {ROOTS} forwarding forwarding_udp observing remote_commands watching __version__",
+        "a composition root",
     ),
     "api": room(f"errors base hooks {ROOTS} cli.context", "one call: the user's configuration is the command line's"),
     "workspace_http": room(
@@ -76,7 +78,7 @@ ROOMS: dict[str, Room] = {
         "an HTTP client over streams: of a connection it knows nothing",
     ),
     "blocking": room(
-        f"{CORES} hooks {ROOTS} blocking_streams forwarding observing remote_commands",
+        f"{CORES} hooks {ROOTS} blocking_streams forwarding forwarding_udp observing remote_commands",
         "the client again, for code without an event loop",
     ),
     "blocking_streams": room("errors hooks observing", "what it hands out"),

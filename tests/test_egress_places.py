@@ -115,6 +115,7 @@ REVIEWED = {
     ("coder_agent/runtime/splice.py", "connect"): NOT_A_SOCKET.format("a connection inside the tunnel"),
     ("plugins/port_forward/coder_agent_port_forward/reverse.py", "sock_connect"): "loopback: the user's own port",
     ("plugins/port_forward/coder_agent_port_forward/udp.py", "sendto"): "answers who asks",
+    ("coder_agent/forwarding_udp.py", "sendto"): "the same",
     ("plugins/server/coder_agent_server/listening.py", "connect"): "a Unix socket of its own: is it in use?",
     # other things of that name
     (

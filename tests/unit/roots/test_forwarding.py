@@ -12,7 +12,7 @@ import pytest
 from coder_agent_transport_udp.settings import UdpSettings
 from coder_agent_transport_udp.transport import UdpTransportFactory
 
-from coder_agent import forwarding
+from coder_agent import forwarding, forwarding_udp
 from coder_agent.errors import ConfigError
 from coder_agent.forwarding import Forward, forwarded
 from coder_agent.node import TailnetNode
@@ -86,6 +86,7 @@ async def test_a_closed_port_is_seen_as_a_reset_and_counted() -> None:
 async def test_the_end_of_the_block_resets_connections_and_frees_the_port() -> None:
     async with tunnel() as node, program() as port:
         with forwarded(node, B, port, "127.0.0.1", 0) as forward:
+            assert isinstance(forward, Forward)
             stream = await anyio.connect_tcp(*forward.address)
             await stream.send(b"x")
             await until(lambda: len(forward._open) == 1)
@@ -116,6 +117,7 @@ async def test_without_descriptors_it_waits_and_goes_on(monkeypatch: pytest.Monk
     monkeypatch.setattr(forwarding, "PAUSE", 0.0)
     async with tunnel() as node, program() as port:
         with forwarded(node, B, port, "127.0.0.1", 0) as forward:
+            assert isinstance(forward, Forward)
             real, forward._listener = forward._listener, _Exhausted(forward._listener)
             async with await anyio.connect_tcp(*forward.address) as stream:
                 await until(lambda: forward.failed == 1)
@@ -168,3 +170,37 @@ async def test_closing_twice_is_nothing() -> None:
             assert isinstance(forward, Forward)
             forward.close()
             forward.close()
+
+
+@HOSTS
+async def test_datagrams_find_back_to_each_sender(host: str) -> None:
+    async with tunnel() as node:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as echo:
+            echo.bind(("127.0.0.1", 0))
+            echo.setblocking(False)
+            with forwarded(node, B, echo.getsockname()[1], host, 0, udp=True) as forward:
+                for number in range(3):
+                    async with await anyio.create_connected_udp_socket(*forward.address) as sender:
+                        await sender.send(b"%d" % number + bytes(1000))
+                        await anyio.wait_readable(echo)
+                        data, source = echo.recvfrom(65536)
+                        echo.sendto(data.upper() + b"!", source)
+                        assert await sender.receive() == b"%d" % number + bytes(1000) + b"!"
+                assert (forward.active, forward.failed) == (3, 0)
+            assert forward.active == 0
+
+
+async def test_the_most_silent_sender_makes_room_and_refusals_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forwarding_udp, "MAX_SENDERS", 2)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        closed = sock.getsockname()[1]
+    async with tunnel() as node:
+        with forwarded(node, B, closed, "127.0.0.1", 0, udp=True) as forward:
+            for _ in range(4):
+                async with await anyio.create_connected_udp_socket(*forward.address) as sender:
+                    before = forward.failed
+                    await sender.send(b"x")
+                    await until(lambda before=before: forward.failed > before)  # type: ignore[misc]
+            assert forward.active == 2
+            assert "nobody listens" in forward.last_failure
