@@ -23,10 +23,12 @@ async def running(stream: ByteStream, request: CommandRequest, tasks: TaskGroup)
     """Start `request` over `stream`. Raises TransportBroken."""
     ours, theirs = socket_pair()
     joined = anyio.Event()
+    carrying = anyio.CancelScope(shield=True)  # a cancelled caller still says goodbye: `aclose` ends it
 
     async def carry() -> None:
         try:
-            await join(stream, ours)
+            with carrying:
+                await join(stream, ours)
         finally:
             joined.set()
 
@@ -36,15 +38,17 @@ async def running(stream: ByteStream, request: CommandRequest, tasks: TaskGroup)
         connection = await connected(sock, request.label)
     except BaseException:
         sock.close()
+        carrying.cancel()
         raise
     try:
         process = await connection.create_process(request.command, encoding=None, env=dict(request.environment))
     except BaseException as exc:
         connection.abort()
+        carrying.cancel()
         if isinstance(exc, BROKEN):
             raise TransportBroken(f"workspace {request.label} refuses to run a command: {exc}") from exc
         raise
-    return SshCommand(connection, process, joined, request.label)
+    return SshCommand(connection, process, (carrying, joined), request.label)
 
 
 class SshCommand:
@@ -54,10 +58,11 @@ class SshCommand:
         self,
         connection: asyncssh.SSHClientConnection,
         process: asyncssh.SSHClientProcess[bytes],
-        joined: anyio.Event,
+        carried: tuple[anyio.CancelScope, anyio.Event],
         label: str,
     ) -> None:
-        self._connection, self._process, self._joined, self._label = connection, process, joined, label
+        self._connection, self._process, self._label = connection, process, label
+        self._carrying, self._joined = carried
         self.stdin: ByteSendStream = _Input(process.stdin)
         self.stdout: ByteReceiveStream = _Output(process.stdout)
         self.stderr: ByteReceiveStream = _Output(process.stderr)
@@ -87,10 +92,13 @@ class SshCommand:
 
     async def aclose(self) -> None:
         """KILL it if it runs, then say goodbye."""
-        self.send_signal("KILL")
-        self._connection.close()
-        await self._connection.wait_closed()
-        await self._joined.wait()
+        try:
+            self.send_signal("KILL")
+            self._connection.close()
+            await self._connection.wait_closed()
+            await self._joined.wait()
+        finally:
+            self._carrying.cancel()
 
 
 class _Input(ByteSendStream):
