@@ -82,8 +82,7 @@ class Gate:
                 ours.close()
                 log.error("SSH is not available: %s", exc)
                 return
-            own_way = getattr(stream, "join", None)  # a stream of the tunnel copies without tasks, which costs less
-            await (own_way(ours) if own_way else join(stream, ours))
+            await join(stream, ours)
         finally:
             self._connections -= 1
             if not self._connections:
