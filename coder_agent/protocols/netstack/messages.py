@@ -61,8 +61,11 @@ class Messenger:
         self._local[address.packed] = address
 
     def control(self, peer: Hashable, packet: bytes) -> None:
-        """Queue a packet that belongs to no stream."""
-        self.outbox.put(peer, packet)
+        """Queue a packet that belongs to no stream. A connection may have outlived its peer: then it is for nobody."""
+        if peer is None:
+            self.counters["no-route"] += 1
+        else:
+            self.outbox.put(peer, packet)
 
     # -- sending ------------------------------------------------------------------------------------------------------
 

@@ -38,6 +38,17 @@ def deliver(stack: Stack, packet: bytes, peer: Hashable = "b", now: float = 0.0)
 # -- routes -----------------------------------------------------------------------------------------------------------
 
 
+def test_a_connection_whose_peer_is_gone_is_reset_for_nobody() -> None:
+    """As when a program ends while one of its connections still waits for a peer that went."""
+    link = StackLink()
+    client, _ = link.connect()
+    link.left.remove_peer("right")
+    before = link.left.counters["no-route"]
+    client.abort(link.now)
+    assert sent(link.left, link.now) == []
+    assert link.left.counters["no-route"] == before + 1
+
+
 def test_longest_prefix_wins() -> None:
     table = PeerTable()
     table.set("wide", [IPv6Network("fd00::/8")])
