@@ -267,14 +267,16 @@ class TailnetNode:
             self._hub.peers_changed()
         self.emit(PeerChanged(peer.key, change))
 
-    def remove_peer(self, key: NodePublic) -> None:
-        """Forget a peer and its keys. Its connections time out, unless another peer gets its address."""
+    def remove_peer(self, key: NodePublic, *, gone: str = "") -> None:
+        """Forget a peer and its keys. Its connections time out, unless another peer gets its address; if it is `gone`,
+        which says why, they break at once."""
         if self._peers.pop(key, None) is None:
             return
         self.engine.device.remove_peer(key)
-        self.engine.stack.remove_peer(key)
+        self.engine.stack.remove_peer(key, gone)
         self.engine.apply(self.engine.magicsock.remove_peer(key))
         self.engine.forget_peer(key)
+        self.engine.kick()
         if self._hub is not None:
             self._hub.peers_changed()
         self.emit(PeerChanged(key, "removed"))

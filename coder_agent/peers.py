@@ -123,4 +123,6 @@ class PeerBook:
         self._ready.discard(peer)
         if known is not None:
             log.debug("peer %s removed: %s", peer, reason)
-            self._node.remove_peer(known.key)
+            # Keys live as long as a program: nobody will come back to its connections. Its own goodbye may be lost, for
+            # the coordinator's word is often here first, and without the keys nothing more can be read.
+            self._node.remove_peer(known.key, gone=f"the other side is gone ({reason})")

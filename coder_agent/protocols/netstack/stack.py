@@ -69,8 +69,12 @@ class Stack(Messenger):
         self.peers.set(peer, allowed)
         self._reroute()
 
-    def remove_peer(self, peer: Hashable) -> None:
-        """Forget a peer. Its connections wait for another peer with their address, and time out without one."""
+    def remove_peer(self, peer: Hashable, gone: str = "") -> None:
+        """Forget a peer. Its connections wait for another peer with their address, and time out without one; or, if it
+        is known to be `gone` for good, fail at once with that word."""
+        if gone:
+            for connection in [one for one in self._flows.values() if one.peer == peer]:
+                connection.fail(gone)
         self.peers.remove(peer)
         self.outbox.forget(peer)
         self._ledger.forget(peer)

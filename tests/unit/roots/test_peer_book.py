@@ -26,8 +26,8 @@ class FakeNode:
     def upsert_peer(self, node: Node) -> None:
         self.log.append(("upsert", node.key))
 
-    def remove_peer(self, key: NodePublic) -> None:
-        self.log.append(("remove", key))
+    def remove_peer(self, key: NodePublic, *, gone: str = "") -> None:
+        self.log.append(("gone" if gone else "remove", key))
 
     def handshake(self, key: NodePublic) -> None:
         self.log.append(("handshake", key))
@@ -99,7 +99,7 @@ def test_disconnected_removes_at_once_and_lost_does_not() -> None:
     assert peers.get(PEER) == node
     peers.update(PEER, UpdateKind.DISCONNECTED, None, "goodbye")
     assert peers.get(PEER) is None
-    assert fake.log[-1] == ("remove", node.key)
+    assert fake.log[-1] == ("gone", node.key)
 
 
 def test_a_node_update_finds_a_lost_peer_again() -> None:

@@ -123,6 +123,16 @@ def test_connection_follows_its_address_to_another_peer() -> None:
     assert {peer for peer, _ in sent(link.left, link.now)} == {"right again"}
 
 
+def test_connections_of_a_peer_that_is_gone_for_good_break_at_once() -> None:
+    link = StackLink()
+    connection, _ = link.connect()
+    link.left.remove_peer("right", "it ended")
+    assert (connection.state, connection.error) == (State.CLOSED, "it ended")
+    assert link.left.connections() == []
+    link.left.set_peer("right again", [IPv6Network(RIGHT)])  # nothing is left that it could be told
+    assert sent(link.left, link.now) == []
+
+
 def test_connecting_needs_an_address() -> None:
     with pytest.raises(LocalProtocolError):
         Stack(StackConfig(), rng=random.Random(1).randbytes).connect(B, 1, 0.0)
