@@ -35,12 +35,18 @@ async def run_session(stream: anyio.abc.ByteStream, plan: Plan, label: str) -> i
     """A shell or a command; returns its exit code. Raises TransportBroken, ConfigError."""
     ours, theirs = socket_pair()
     code = BROKEN
+    carrying = anyio.CancelScope(shield=True)  # whoever is cancelled still says goodbye: by that the processes end
+
+    async def carry() -> None:
+        with carrying:
+            await join(stream, ours)
+
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(join, stream, ours)
+        tasks.start_soon(carry)
         try:
             code = await _converse(named(theirs, ("::1", 0), ("::1", 1)), plan, label)
         finally:
-            tasks.cancel_scope.cancel()
+            carrying.cancel()
     return code
 
 
