@@ -64,12 +64,12 @@ def test_in_ci_a_foreign_judge_may_not_be_missing(tmp_path: Path) -> None:
     }
 
 
-def test_tests_on_real_programs_share_one_worker(tmp_path: Path) -> None:
+def test_namespaces_share_one_worker_and_other_real_programs_another(tmp_path: Path) -> None:
     """Spread over the workers they would disturb each other: load, names of interfaces, ports."""
     (tmp_path / "pytest.ini").write_text(CONFIG, "utf-8")
     (tmp_path / "conftest.py").write_text((ROOT / "conftest.py").read_text("utf-8"), "utf-8")
     for number, mark in enumerate(["foreign", "netns", "slow"] * 3):
-        body = f"import pytest\n@pytest.mark.{mark}\ndef test(worker_id): print('ran on', worker_id)\n"
+        body = f"import pytest\n@pytest.mark.{mark}\ndef test(worker_id): print('{mark} ran on', worker_id)\n"
         (tmp_path / f"test_{number}.py").write_text(body, "utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadgroup", "-rP", "-p", "no:cacheprovider", "."],
@@ -77,5 +77,8 @@ def test_tests_on_real_programs_share_one_worker(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    ran = [line for line in done.stdout.splitlines() if line.startswith("ran on gw")]
-    assert (len(ran), len(set(ran))) == (9, 1), done.stdout
+    ran = [line.split(" ran on ") for line in done.stdout.splitlines() if " ran on gw" in line]
+    assert len(ran) == 9, done.stdout
+    workers = {mark: {worker for own, worker in ran if own == mark} for mark in ("foreign", "netns", "slow")}
+    assert workers["foreign"] == workers["slow"] != workers["netns"], done.stdout
+    assert all(len(one) == 1 for one in workers.values()), done.stdout
