@@ -176,8 +176,8 @@ class OpenTailnet:
             if self._book.get(update.id) is not None:
                 member.ready.set()
         elif update.kind is UpdateKind.DISCONNECTED:
+            member.leave("its agent left")  # first: who reads or writes hears it in our words
             self._book.update(update.id, update.kind, None, update.reason)
-            member.leave("its agent left")
         elif update.kind is UpdateKind.LOST:
             self._book.update(update.id, update.kind, None, update.reason)
             self._doubt(member)
@@ -239,10 +239,9 @@ class OpenTailnet:
                 while await self._answers(member):
                     member.certain.set()
                     await anyio.sleep(REPROBE)
-                known = self._book.get(member.agent_id)
-                if known is not None:
-                    self._book.update(member.agent_id, UpdateKind.DISCONNECTED, None, "does not answer")
                 member.leave("its agent is gone")
+                if self._book.get(member.agent_id) is not None:
+                    self._book.update(member.agent_id, UpdateKind.DISCONNECTED, None, "does not answer")
         finally:
             member.probing = None
 
