@@ -24,9 +24,12 @@ NEVER_SKIPPED_IN_CI = ("foreign", "netns")
 
 
 def pytest_configure() -> None:
-    """A shell lets what it starts in the background ignore Ctrl-C, and every program of the tests would inherit it."""
+    """A shell lets what it starts in the background ignore Ctrl-C, `nohup` hang-ups: every program of the tests would
+    inherit it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 
 @pytest.fixture

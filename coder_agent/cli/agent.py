@@ -45,8 +45,17 @@ def run(
         apps=[app.model_dump() for app in settings.agent.apps],
         on_ready=_ready,
     )
+    keep_hang_ups_from_children()
     raise_descriptor_limit()  # each connection that is forwarded to loopback holds one
     anyio.run(_run, config)
+
+
+def keep_hang_ups_from_children() -> None:
+    """Under `nohup` we ignore SIGHUP, and so would each program that we start: no shell could be told that its terminal
+    is gone. A handler that does nothing keeps us alive as well, and is not inherited (execve(2))."""
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) is signal.SIG_IGN:
+        signal.signal(hangup, lambda number, frame: None)
 
 
 def _forward_ports(text: str) -> PortSet:
