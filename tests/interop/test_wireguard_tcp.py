@@ -122,7 +122,8 @@ def test_many_connections_at_once(tunnel: Tunnel) -> None:
     """200 short ones, 50 at a time, each with a small file."""
     small = tunnel.files.directory / "small"
     small.write_bytes(os.urandom(20_000))
-    options = ("--parallel", "--parallel-max", "50", "-H", "Connection: close", "-o", os.devnull)
+    # HTTP/1.0: curl 7.88 tries to use connections again that "Connection: close" has ended, and gives up in the end
+    options = ("--parallel", "--parallel-max", "50", "--http1.0", "-o", os.devnull)
     for host, address, port in ((tunnel.kernel, OURS, HTTP), (tunnel.node, "127.0.0.1", tunnel.local(HTTP))):
         where = ("--resolve", f"peer:{port}:{address}", f"http://peer:{port}/small?n=[1-200]")
         said = host.run("curl", "-sS", "--fail", *options, "-w", "%{http_code} %{size_download}\n", *where)
