@@ -35,15 +35,22 @@ class Database:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
-        """A session for queries only. Objects stay usable afterwards."""
-        async with self._sessions() as session:
-            yield session
+        """A session for queries only. Objects stay usable afterwards.
+
+        What was begun is ended: a cancelled query makes the driver close its connection in a task of its own, which
+        may wait for ever. So a block is short, and waits for nothing but the database.
+        """
+        with anyio.CancelScope(shield=True):
+            async with self._sessions() as session:
+                yield session
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
         """A session whose block is one transaction: committed at the end, rolled back on an exception."""
-        async with self._write_lock, self._sessions() as session, session.begin():
-            yield session
+        async with self._write_lock:
+            with anyio.CancelScope(shield=True):  # as in `read`
+                async with self._sessions() as session, session.begin():
+                    yield session
 
 
 @asynccontextmanager
