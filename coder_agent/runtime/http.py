@@ -68,7 +68,7 @@ async def request(
     stream = await dial(endpoint, options, timeout=min(timeout, CONNECT_TIMEOUT))
     try:
         with anyio.fail_after(timeout):
-            return await _exchange(stream, endpoint, method, fields, data)
+            return await _exchange(stream, endpoint, method, fields, data, MAX_BODY)
     except TimeoutError as exc:
         raise TransportBroken(f"{endpoint} took longer than {timeout:g} s to answer") from exc
     except (anyio.BrokenResourceError, anyio.EndOfStream, OSError) as exc:
@@ -90,15 +90,16 @@ async def request(
 
 
 async def request_over(
-    stream: anyio.abc.ByteStream, method: str, url: str, *, timeout: float = TIMEOUT
+    stream: anyio.abc.ByteStream, method: str, url: str, *, timeout: float = TIMEOUT, max_body: int = MAX_BODY
 ) -> HttpResponse:
     """One request over a connection that is there already (through a tunnel, say), without anybody's own headers.
-    `url` says what is asked for. The stream stays open; it is used up. Raises TransportBroken."""
+    `url` says what is asked for. The stream stays open; it is used up. Raises TransportBroken, also for an answer of
+    more than `max_body` bytes."""
     endpoint = Endpoint.parse(url)
     fields = {"Host": endpoint.host_header, "User-Agent": USER_AGENT, "Connection": "close"}
     try:
         with anyio.fail_after(timeout):
-            return await _exchange(stream, endpoint, method, fields, b"")
+            return await _exchange(stream, endpoint, method, fields, b"", max_body)
     except TimeoutError as exc:
         raise TransportBroken(f"{endpoint} took longer than {timeout:g} s to answer") from exc
     except (anyio.BrokenResourceError, anyio.EndOfStream, OSError) as exc:
@@ -125,7 +126,12 @@ def merge_headers(*groups: Mapping[str, str]) -> dict[str, str]:
 
 
 async def _exchange(
-    stream: anyio.abc.ByteStream, endpoint: Endpoint, method: str, fields: Mapping[str, str], data: bytes
+    stream: anyio.abc.ByteStream,
+    endpoint: Endpoint,
+    method: str,
+    fields: Mapping[str, str],
+    data: bytes,
+    max_body: int,
 ) -> HttpResponse:
     machine = h11.Connection(h11.CLIENT)
     head = machine.send(h11.Request(method=method, target=endpoint.path, headers=list(fields.items()))) or b""
@@ -150,8 +156,8 @@ async def _exchange(
             response = event
         elif isinstance(event, h11.Data):
             body += event.data
-            if len(body) > MAX_BODY:
-                raise TransportBroken(f"{endpoint} sent more than {MAX_BODY >> 20} MiB")
+            if len(body) > max_body:
+                raise TransportBroken(f"{endpoint} sent more than {max_body >> 20} MiB")
         elif isinstance(event, h11.EndOfMessage) and response is not None:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
             return HttpResponse(response.status_code, headers, bytes(body))

@@ -22,13 +22,13 @@ from coder_agent.errors import PeerUnreachable
 from coder_agent.explain import ask, explain, settle, situation_of
 from coder_agent.hooks.events import Event, EventSink, PathChanged
 from coder_agent.node import PathStatus
-from coder_agent.verdict.document import report_to_document, to_document
 from coder_agent.verdict.judge import judge
 from coder_agent.verdict.situation import Verdict
 from coder_agent.workspace_name import WorkspaceName
 
 from .explain import evidence_lines, headline, verdict_lines
 from .loss import Loss
+from .path_document import path_document
 
 KEEP_ACTIVE = 2.0
 """Seconds between the pings of a watch: often enough to notice loss, and a session stays active for 45 s."""
@@ -100,7 +100,7 @@ class _Run:
         verdict = judge(situation_of(workspace.node, workspace.key))
         status = workspace.path()
         if self.as_json:
-            print_json({"workspace": self.name, **_document(workspace, status, verdict)})
+            print_json({"workspace": self.name, **path_document(workspace, status, verdict)})
             return
         print(headline(status, workspace.region_name(status.region)))
         for line in (*verdict_lines(verdict), "Evidence:", *evidence_lines(verdict)):
@@ -139,7 +139,7 @@ class _Run:
         self._last = facts
         now = datetime.now(UTC)
         if self.as_json:
-            document = _document(workspace, status, verdict)
+            document = path_document(workspace, status, verdict)
             line = {"time": now.isoformat(), "reason": self._reason, "loss": loss.rate, **document}
             print(json.dumps(line, ensure_ascii=False), flush=True)
         else:
@@ -158,33 +158,3 @@ class _Run:
         measured = f"{latency}, loss {loss.rate:.0%}{mtu}"
         why = f"{verdict.summary} [{verdict.code}]"
         return f"{now.isoformat(timespec='seconds')}  {way}  ({self._reason}; {measured})  {why}"
-
-
-def _document(workspace: Workspace, status: PathStatus, verdict: Verdict) -> dict[str, object]:
-    """The path for programs; names and codes are stable."""
-    return {
-        "path": {
-            "kind": status.kind.value,
-            "addr": None if status.addr is None else str(status.addr),
-            "derp_region": workspace.region_name(status.region) if status.region else None,
-            "latency_ms": None if status.latency is None else round(status.latency * 1e3, 3),
-            "wire_mtu": status.wire_mtu or None,
-            "tunnel_mtu": status.tunnel_mtu,
-        },
-        "candidates": [
-            {
-                "addr": str(one.addr),
-                "sources": list(one.sources),
-                "sent": one.sent,
-                "answered": one.answered,
-                "latency_ms": None if one.latency is None else round(one.latency * 1e3, 3),
-                "wire_mtu": one.wire_mtu or None,
-                "why_not": one.why_not or None,
-            }
-            for one in status.candidates
-        ],
-        "local": report_to_document(status.local),
-        "remote": None if status.remote is None else report_to_document(status.remote),
-        "verdict": to_document(verdict),
-        "counters": workspace.node.counters(),
-    }

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 import anyio
 
-from coder_agent.cli.redact import redact
+from coder_agent.cli.redact import STARS, redact
 from coder_agent.errors import CoderAgentError
 from coder_agent.hooks.diagnostics import Diagnostic
 
@@ -19,7 +19,6 @@ MAX_FILE = 4 << 20
 """Bytes of one file; more is cut, and says so. The largest real one is a debug log of some 100 kB."""
 SECRET_KEYS = ("token", "secret", "password", "private_key", "mesh_key", "cookie", "authorization")
 """Words in the name of a field whose value nobody else needs."""
-STARS = "**********"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,25 +12,24 @@ import platform
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 import anyio
 
 from coder_agent import __version__
 from coder_agent.api import client_config
-from coder_agent.base.nat_facts import PathReport
 from coder_agent.cli.context import Cli
 from coder_agent.cli.logs import RedactingFormatter
+from coder_agent.cli.redact import STARS
 from coder_agent.client import Workspace, open_workspace
 from coder_agent.errors import PeerUnreachable
 from coder_agent.hooks.diagnostics import Diagnostic
 from coder_agent.hooks.settings import Settings
-from coder_agent.http import ApiClient
-from coder_agent.verdict.document import to_document
+from coder_agent.http import ApiClient, request_over
 from coder_agent.workspace_name import WorkspaceName
 
 from ..agent_api import PORT as AGENT_API_PORT
+from ..path_document import path_document
 
 PINGS = 5
 """Enough to see the path settle and how the latency varies."""
@@ -126,7 +125,7 @@ def _config(cli: Cli) -> object:
 
 def _environment() -> object:
     known = {name: value for name, value in sorted(os.environ.items()) if name.upper().startswith(ENVIRONMENT)}
-    return {name: "**********" if _may_be_secret(name) else value for name, value in known.items()}
+    return {name: STARS if _may_be_secret(name) else value for name, value in known.items()}
 
 
 def _may_be_secret(name: str) -> bool:
@@ -139,19 +138,17 @@ def recorded_log() -> Iterator[Callable[[], str]]:
     buffer = io.StringIO()
     handler = logging.StreamHandler(buffer)
     handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
-    loggers = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name == "coder_agent"]
-    before = [(logger, logger.level, logger.propagate) for logger in loggers]
-    for logger in loggers:
-        logger.addHandler(handler)
-        logger.setLevel(logging.DEBUG)
-        logger.propagate = logger.propagate and before[0][1] == logging.DEBUG  # the screen shows no more than before
+    logger = logging.getLogger("coder_agent")
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = propagate and level == logging.DEBUG  # the screen shows no more than before
     try:
         yield lambda: buffer.getvalue()[-LOG_SIZE:]
     finally:
-        for logger, level, propagate in before:
-            logger.removeHandler(handler)
-            logger.setLevel(level)
-            logger.propagate = propagate
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
 
 
 # ---------------------------------------------------------------- the deployment
@@ -185,7 +182,6 @@ class Reached:
         self._workspace: Workspace | None = None
         self._error: Exception | None = None
         self._settled = anyio.Event()
-        self._finished = 0
 
     def diagnostics(self, context: Context) -> list[Diagnostic]:
         """The files."""
@@ -236,41 +232,18 @@ class Reached:
     async def _path(self) -> object:
         workspace = await self._get()
         verdict = await workspace.explain_after_asking()
-        status = workspace.path()
-        return {
-            "kind": status.kind.value,
-            "addr": str(status.addr) if status.addr else None,
-            "region": workspace.region_name(status.region) if status.region else None,
-            "latency_ms": None if status.latency is None else round(status.latency * 1e3, 3),
-            "candidates": [{**asdict(one), "addr": str(one.addr)} for one in status.candidates],
-            "local": _report(status.local),
-            "remote": _report(status.remote),
-            "verdict": to_document(verdict),
-            "counters": workspace.node.counters(),
-        }
+        return path_document(workspace, workspace.path(), verdict)
 
     def _agent(self, path: str) -> Callable[[], Awaitable[object]]:
         async def collect() -> object:
             workspace = await self._get()
             async with await workspace.open_tcp(AGENT_API_PORT) as stream:
-                await stream.send(f"GET {path} HTTP/1.0\r\nHost: agent\r\n\r\n".encode())
-                data = bytearray()
-                while len(data) < AGENT_READ:
-                    try:
-                        data += await stream.receive()
-                    except anyio.EndOfStream:
-                        break
-            head, _, body = bytes(data).partition(b"\r\n\r\n")
-            status = head.split(b"\r\n", 1)[0].decode("latin-1")
-            if " 200" not in status:
-                raise PeerUnreachable(f"the agent answers {status or 'nothing'} to {path}")
-            return body.decode("utf-8", "replace")
+                answer = await request_over(stream, "GET", f"http://agent{path}", max_body=AGENT_READ)
+            if answer.status != 200:
+                raise PeerUnreachable(f"the agent answers {answer.status} to {path}")
+            return answer.body.decode("utf-8", "replace")
 
         return collect
-
-
-def _report(report: PathReport | None) -> object:
-    return None if report is None else asdict(report)
 
 
 def named(diagnostics: Sequence[Diagnostic]) -> list[tuple[str, str]]:
