@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -281,14 +282,10 @@ async def slow_reader(place: Place) -> None:
 async def slow_program(place: Place) -> None:
     """A program that does not read stops who sends to it."""
     sent = 0
-    go = anyio.Event()
-
-    async def wait(stream: anyio.abc.ByteStream) -> None:
-        await stream.receive(1)  # before its first read, anyio takes without being asked
-        await go.wait()
-
-    async with program(wait) as port, anyio.create_task_group() as tasks:
-        stream = await place.tailnet.dial(place.agent_id, port, timeout=PATIENCE)
+    # A plain socket: the kernel answers for it, and nothing reads. (anyio and asyncio read ahead until their first
+    # pause, without a bound.)
+    with socket.create_server(("127.0.0.1", 0)) as program:
+        stream = await place.tailnet.dial(place.agent_id, program.getsockname()[1], timeout=PATIENCE)
 
         async def send() -> None:
             nonlocal sent
@@ -296,11 +293,11 @@ async def slow_program(place: Place) -> None:
                 await stream.send(bytes(1 << 16))
                 sent += 1 << 16
 
-        tasks.start_soon(send)
-        assert await standstill(lambda: sent) < 64 << 20
-        tasks.cancel_scope.cancel()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send)
+            assert await standstill(lambda: sent) < 64 << 20
+            tasks.cancel_scope.cancel()
         stream.abort()
-        go.set()
 
 
 async def standstill(look: Callable[[], int]) -> int:
