@@ -14,6 +14,16 @@ import trustme
 from coder_agent.base.derp_map import DerpNode
 from coder_agent.testing.netns import Host
 from coder_agent.testing.processes import run_program
+from coder_agent.testing.stock_coder import find_stock_coder
+
+
+@pytest.fixture(scope="session")
+def stock_coder() -> str:
+    """The path of a stock Coder."""
+    program = find_stock_coder()
+    if program is None:
+        pytest.skip("needs a stock Coder: run scripts/stock_coder")
+    return program
 
 
 @contextmanager
