@@ -62,6 +62,7 @@ class Place:
         self._lab = self._exits.enter_context(Lab())
         self.workspace: Host = self._lab.host("workspace")
         self.user: Host = self._lab.host("user")
+        self.server_host = self.workspace
         return self
 
     def __exit__(
@@ -74,6 +75,11 @@ class Place:
     def join(self) -> None:
         """One Ethernet with an MTU of 1500."""
         self._lab.switch(self.workspace, self.user)
+
+    def join_three(self) -> None:
+        """One Ethernet, with the server on a machine of its own."""
+        self.server_host = self._lab.host("server")
+        self._lab.switch(self.workspace, self.user, self.server_host)
 
     def join_badly(self, loss: str, duplicate: str, reorder: str) -> None:
         """A link through a process that spoils it: probabilities per packet (programs/lossy_link.py)."""
@@ -99,7 +105,7 @@ class Place:
         """Start the server, sign in, and register the workspace "dev"."""
         if not self.workspace.address4:
             self.join()
-        address = self.workspace.address4
+        address = self.server_host.address4
         self.url = f"https://{address}:3443"
         self.make_certificate(address)
         server = run_program(
@@ -107,7 +113,7 @@ class Place:
             "--tls-cert-file", str(self.directory / "server.pem"),
             "--tls-key-file", str(self.directory / "key.pem"),
             "--access-url", self.url, "--data-dir", str(self.directory / "data"),
-            "--stun-address", f"{address}:3478", host=self.workspace, env=self.environment("server"),
+            "--stun-address", f"{address}:3478", host=self.server_host, env=self.environment("server"),
         )  # fmt: skip
         self.server = self._exits.enter_context(server)
         self.server.wait_for(r"Started \S+ listener at")

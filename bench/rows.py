@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 
 COLUMNS = ("id", "unit", "ours", "peer", "ratio", "bar", "verdict", "peer_name")
-WIDTHS = (20, 16, 10, 10, 8, 24, 9, 0)
+WIDTHS = (22, 16, 10, 10, 8, 24, 9, 0)
 
 
 @dataclass(slots=True)
@@ -68,6 +68,14 @@ def _within(margin: float) -> Callable[[Row], bool]:
     return lambda row: row.peer is not None and row.ours - row.peer <= margin
 
 
+def _above_peer(row: Row) -> bool:
+    return row.ratio is not None and row.ratio > 1
+
+
+def _below_peer(row: Row) -> bool:
+    return row.ratio is not None and row.ratio < 1
+
+
 BARS: dict[tuple[str, str], Bar] = {
     ("direct_download", "Mbit/s"): Bar("≥ 2 × peer", _times_peer(2)),
     ("direct_upload", "Mbit/s"): Bar("≥ 2 × peer", _times_peer(2)),
@@ -117,6 +125,9 @@ BARS: dict[tuple[str, str], Bar] = {
     ("forward_latency", "ms"): Bar("< peer + 1 ms", _within(1.0)),
     ("forward_udp", "% lost down"): Bar("nothing", _at_most(0)),
     ("forward_udp", "% lost up"): Bar("nothing", _at_most(0)),
+    ("forward_vs_dashboard", "req/s"): Bar("> peer", _above_peer),
+    ("forward_vs_dashboard", "ms median"): Bar("< peer", _below_peer),
+    ("forward_vs_dashboard", "Mbit/s"): Bar("> peer", _above_peer),
     ("scp", "MB/s"): Bar("≥ 0.5 × peer", _times_peer(0.5)),
     ("ssh_cold", "s"): Bar("< 1.2 s", _below(1.2)),
     ("web_small", "req/s per core"): Bar("≥ 0.5 × peer", _times_peer(0.5)),

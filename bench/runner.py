@@ -21,6 +21,7 @@ from . import (
     direct,
     footprint,
     forward,
+    forward_web,
     integrity,
     keystroke,
     latency,
@@ -80,6 +81,7 @@ BENCHMARKS: Mapping[tuple[str, ...], Measure] = {
     ("forward_connects",): forward.connects,
     ("forward_latency",): forward.latency,
     ("forward_udp",): forward.udp,
+    ("forward_vs_dashboard",): forward_web.beside_dashboard,
     ("scp",): ssh.scp,
     ("ssh_cold",): ssh.cold,
 }
