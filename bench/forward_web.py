@@ -22,7 +22,7 @@ FORWARD, DASHBOARD = "forward", "dashboard"
 
 
 def beside_dashboard(place: Place, plan: Plan) -> Iterator[Row]:
-    """Small requests at once, one at a time, and a download; each way in turn, by the same load program. Three machines:
+    """Small requests at once, one at a time, and a download; each way in turn, by one load program. Three machines:
     a server beside the workspace would have a tunnel over loopback, with its large packets."""
     place.join_three()
     with forwarding(place, APP_PORT, *place.program("web_load", "serve", str(APP_PORT))):
