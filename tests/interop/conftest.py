@@ -14,7 +14,7 @@ import trustme
 from coder_agent.base.derp_map import DerpNode
 from coder_agent.testing.netns import Host
 from coder_agent.testing.processes import run_program
-from coder_agent.testing.stock_coder import find_stock_coder
+from coder_agent.testing.stock_program import find_stock_coder
 
 
 @pytest.fixture(scope="session")
