@@ -18,6 +18,7 @@ import anyio
 from ..base.derp_map import DerpMap
 from ..protocols.tailnet.convert import derp_map_from_proto, uuid_from_proto
 from ..protocols.tailnet.proto import agent_pb2 as pb
+from .agent_startup import expand_directory, version_for_servers
 from .app_health import AppCheck, AppHealthReporter, checks_of, looker
 from .rpc import RpcConnection
 from .rpc_stream import RpcError
@@ -34,7 +35,7 @@ _FALLBACK_STATS_INTERVAL = 300.0  # seconds, if a server leaves it unset
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Who the agent is and how it shall behave."""
+    """Who the agent is and how it shall behave. `directory` is a path of this machine, or ""."""
 
     agent_id: UUID
     workspace_id: UUID
@@ -57,7 +58,7 @@ class Manifest:
             agent_name=message.agent_name,
             workspace_name=message.workspace_name,
             owner_username=message.owner_username,
-            directory=message.directory,
+            directory=expand_directory(message.directory),
             environment=dict(message.environment_variables),
             disable_direct_connections=message.disable_direct_connections,
             derp_force_websockets=message.derp_force_websockets,
@@ -127,7 +128,7 @@ class AgentReporter:
 
     async def started(self, connection: RpcConnection, manifest: Manifest) -> None:
         """Tell our version, and (the first time) that we are up."""
-        startup = pb.Startup(version=self._version, expanded_directory=manifest.directory)
+        startup = pb.Startup(version=version_for_servers(self._version), expanded_directory=manifest.directory)
         await connection.unary(
             f"{SERVICE}UpdateStartup", pb.UpdateStartupRequest(startup=startup), pb.Startup, timeout=CALL_TIMEOUT
         )
