@@ -9,7 +9,7 @@ _NUMBERS = re.compile(r"v?(0|[1-9]\d*)(?:\.(0|[1-9]\d*))?(?:\.(0|[1-9]\d*))?")
 
 
 def version_for_servers(version: str) -> str:
-    """A version as Go programs write it: ``0.1.0`` → ``v0.1.0``, ``1.0rc2+g1a`` → ``v1.0.0-rc2+g1a``, junk → ``v0.0.0``.
+    """A version as Go programs write it: ``0.1.0`` → ``v0.1.0``, ``1.0rc2+g1a`` → ``v1.0.0-rc2+g1a``, junk ``v0.0.0``.
 
     A stock server refuses an agent at its start whose version is none.
     Source: coder coderd/agentapi/lifecycle.go (UpdateStartup), golang.org/x/mod/semver.
