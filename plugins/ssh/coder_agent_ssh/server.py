@@ -86,8 +86,8 @@ class Server(asyncssh.SSHServer):
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
-        # asyncssh asks `begin_auth` when the name differs from the last one, and before the first that is the empty one: a
-        # client without a name (Go's, in a stock `coder ssh`) would be refused. No name contains a zero byte.
+        # asyncssh asks `begin_auth` when the name differs from the last one, which is empty before the first: a client
+        # without a name (Go's, in a stock `coder ssh`) would be refused. No name contains a zero byte.
         conn._username = "\0"
 
     def connection_lost(self, exc: Exception | None) -> None:
