@@ -80,7 +80,8 @@ class WorkspaceConnection:
     `id` is the same at both ends of one connection. `kind`: ssh, vscode, jetbrains, reconnecting_pty, workspace_app,
     port_forwarding, tunnel (a user's program). `target`: the app's slug or the port, if it is one. `user_id` None:
     nobody signed in, or the agent does not know. `status`: exit or HTTP status, once it is closed.
-    Source: coder codersdk/connectionlog.go.
+    `rx_bytes` and `tx_bytes`: received by the workspace and sent by it, as far as is known once it is closed; of web
+    apps a minute after the last request. Source: coder codersdk/connectionlog.go.
     """
 
     id: UUID
@@ -93,6 +94,9 @@ class WorkspaceConnection:
     target: str = ""
     status: int | None = None
     reason: str = ""
+    user_agent: str = ""
+    rx_bytes: int | None = None
+    tx_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,32 @@ Imported for annotations and by the server and its plugins; `coder --help` never
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 from uuid import UUID
 
 from anyio.abc import ByteStream
+
+
+class RequestMark(Protocol):
+    """What the server gives to a request: its id, and its place in figures and access log."""
+
+    @property
+    def identifier(self) -> str:
+        """The request's id: also that of every log line of the task that called `TakenConnection.begin`."""
+        ...
+
+    @property
+    def lines(self) -> bytes:
+        """Header lines, each with its line end, that the final answer must carry: the id, and for TLS what
+        ``--strict-transport-security`` asks for."""
+        ...
+
+    def end(self, status: int) -> None:
+        """It was answered with `status`; 0 = it was not."""
+        ...
 
 
 class TakenConnection(Protocol):
@@ -35,6 +54,11 @@ class TakenConnection(Protocol):
     @property
     def client(self) -> tuple[str, int] | None:
         """The peer's address; None on a Unix socket."""
+        ...
+
+    def begin(self, method: bytes, target: bytes, named: Mapping[bytes, bytes]) -> RequestMark:
+        """A request of this connection is being answered; one that cannot be read has an empty method and target.
+        `named`: its headers, by names in lower case. Cheap; `RequestMark.end` must follow, whatever happens."""
         ...
 
     def give_back(self, data: bytes) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from coder_agent.hooks.web_apps import RequestMark
+
 from .http1 import MAX_HEAD
 
 HIGH_WATER = 128 << 10
@@ -33,6 +35,13 @@ class BrowserStream(asyncio.Protocol):
         self.on_lost: Callable[[], None] | None = None
         self.lost = False
         self.eof = False
+        self.sent = 0
+        """Bytes, since the connection is ours."""
+        self.status = 0
+        """Of the answer to the present request; 0 = there is none yet."""
+        self.lines = b""
+        """What the server adds to the head of that answer (`coder_agent.hooks.web_apps.RequestMark`)."""
+        self._received = len(initial)
         self._loop = loop
         self._buffer = bytearray(initial)
         self._reading = False
@@ -49,6 +58,7 @@ class BrowserStream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes."""
+        self._received += len(data)
         self._buffer += data
         if len(self._buffer) >= HIGH_WATER and self._reading:
             self._reading = False
@@ -80,7 +90,17 @@ class BrowserStream(asyncio.Protocol):
                 self._drained.set_result(None)
             self._drained = None
 
+    def mark(self, mark: RequestMark) -> RequestMark:
+        """A request begins, marked by the server."""
+        self.status, self.lines = 0, mark.lines
+        return mark
+
     # ------------------------------------------------------------ reading
+
+    @property
+    def taken(self) -> int:
+        """Bytes that were read, since the connection is ours."""
+        return self._received - len(self._buffer)
 
     async def read_head(self, idle_seconds: float) -> bytes | None:
         """Everything that is buffered, once it holds a whole head or too much for one; it stays in the buffer. None:
@@ -139,11 +159,23 @@ class BrowserStream(asyncio.Protocol):
         """Send, waiting while the visitor reads too slowly. Raises Disconnected."""
         if self.lost:
             raise Disconnected
+        self.sent += len(data)
         self.transport.write(data)
         if self._drained is not None:
             await self._drained
             if self.lost:
                 raise Disconnected
+
+    async def answer(self, reply: bytes) -> None:
+        """Send a whole answer of our own. Raises Disconnected."""
+        self.status = int(reply[9:12])
+        head = reply.index(b"\r\n") + 2
+        await self.write(reply[:head] + self.lines + reply[head:])
+
+    def marked(self, head: bytes, status: int) -> bytes:
+        """The head of an app's answer, as it goes out."""
+        self.status = status
+        return head[:-2] + self.lines + b"\r\n"
 
     def write_eof(self) -> None:
         """Send no more; where the transport cannot say so (TLS), close."""

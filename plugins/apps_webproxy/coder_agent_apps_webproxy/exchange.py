@@ -190,6 +190,7 @@ class Exchange:
         rewriter = self._rewriter(response)
         keep = request.keep_alive and self._can_frame(response, rewriter is not None)
         head = outgoing_answer(self.visit, self.ticket, response, self.extra, keep=keep, rewritten=rewriter is not None)
+        head = self.browser.marked(head, response.status)
         self._scope.deadline = float("inf")
         self._answered = True
         if response.body is Body.NONE:
@@ -301,6 +302,7 @@ class Exchange:
         self._scope.deadline = float("inf")
         self._answered = True
         head = outgoing_answer(self.visit, self.ticket, response, self.extra, keep=True, rewritten=False)
+        head = self.browser.marked(head, response.status)
         await self.browser.write(head + rest)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_guarded, self._browser_to_app, stream, tasks.cancel_scope.cancel)

@@ -28,6 +28,8 @@ FORWARDING = frozenset(
     [b"forwarded", b"x-real-ip", b"true-client-ip", b"cf-connecting-ip", b"x-client-ip", b"x-cluster-client-ip"]
 )
 """With everything that begins with x-forwarded-: only we say who the client is. Source: coder httpmw/realip.go."""
+NEVER_TO_BROWSERS = HOP_BY_HOP | {b"x-coder-request-id", b"strict-transport-security"}
+"""The id of the request, and whether a host insists on TLS, is the server's business (exchange.py adds them)."""
 NEVER_TO_APPS = HOP_BY_HOP | FORWARDING | {b"coder-session-token", b"coder-external-proxy-token", b"host"}
 
 _OUR_KEY = re.compile(rb"(?i:bearer)[ \t]+[A-Za-z0-9]{10}-[A-Za-z0-9]{22}[ \t]*")
@@ -103,7 +105,7 @@ def from_app(headers: Headers, *, keep_upgrade: bool = False) -> Headers:
     passed: Headers = []
     for name, value in headers:
         low = name.lower()
-        if low in HOP_BY_HOP or (named and low in named):
+        if low in NEVER_TO_BROWSERS or (named and low in named):
             if low == b"upgrade" and keep_upgrade:
                 passed.append((name, value))
             continue

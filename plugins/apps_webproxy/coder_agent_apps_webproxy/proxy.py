@@ -35,6 +35,7 @@ from .settings import WebproxySettings
 from .signed_tokens import LIFETIME, SignedTokens
 from .tickets import Ticket
 from .upstream import Apps
+from .uses import Uses
 from .visit import Visit
 from .visits import AUTH_PATH, LOGOUT_LABEL, Places
 
@@ -59,6 +60,7 @@ class AppRoute:
         self._spent = Spent()
         self._gate = Gate(context, self._sealer, SignedTokens(secret))
         self.apps = Apps(lambda agent_id, port: context.tailnet.dial(agent_id, port), proxies)
+        self._uses = Uses(context.emit)
         self._tasks: anyio.abc.TaskGroup | None = None
         self.connections = 0
         """Browser connections that are ours now."""
@@ -77,6 +79,7 @@ class AppRoute:
                 self._tasks = None
                 tasks.cancel_scope.cancel()
         await self.apps.close()
+        self._uses.close()
 
     def claims(self, head: bytes) -> bool:
         """Is this request for an app?"""
@@ -87,8 +90,11 @@ class AppRoute:
         transport = connection.transport
         assert isinstance(transport, asyncio.Transport)
         if self._tasks is None or self.connections >= self._settings.max_connections:
-            transport.write(pages.answer(notices.busy(), None, keep_alive=False))
+            mark = connection.begin(b"", b"", {})
+            head, _, rest = pages.answer(notices.busy(), None, keep_alive=False).partition(b"\r\n")
+            transport.write(head + b"\r\n" + mark.lines + rest)
             transport.close()
+            mark.end(503)
             return
         self._tasks.start_soon(self._serve, connection, transport)
 
@@ -96,6 +102,7 @@ class AppRoute:
         while True:
             await anyio.sleep(SWEEP_SECONDS)
             await self.apps.sweep()
+            self._uses.sweep()
 
     # ------------------------------------------------------------ a connection
 
@@ -132,11 +139,19 @@ class AppRoute:
         try:
             request = parse_request(head)
         except BadHead as exc:
-            await browser.write(pages.answer(notices.bad_request(str(exc), exc.status), None, keep_alive=False))
+            mark = browser.mark(connection.begin(b"", b"", {}))
+            try:
+                await browser.answer(pages.answer(notices.bad_request(str(exc), exc.status), None, keep_alive=False))
+            finally:
+                mark.end(browser.status)
             browser.close()
             return False
         browser.consume(request.size)
-        keep = await self._answer(browser, request, connection)
+        mark = browser.mark(connection.begin(request.method, request.target, request.named))
+        try:
+            keep = await self._answer(browser, request, connection)
+        finally:
+            mark.end(browser.status)
         if not keep:
             await self._finish(browser)
         return keep
@@ -154,28 +169,28 @@ class AppRoute:
         try:
             if request.target.partition(b"?")[0] == AUTH_PATH and self._places.label_of(request.host) is None:
                 reply = await self._auth_redirect(request, connection, keep)
-                await browser.write(reply)
+                await browser.answer(reply)
                 return keep
             visit = self._places.visit(request, connection.client, connection.secure)
         except BadAddress as exc:
-            await browser.write(self._misaddressed(request, connection, str(exc), keep))
+            await browser.answer(self._misaddressed(request, connection, str(exc), keep))
             return keep
         if visit.on_path and not visit.rest.startswith(b"/"):
             query = visit.rest.decode(
                 "latin-1"
             )  # without the slash, the page's own relative links would lead elsewhere
-            await browser.write(pages.redirect(307, visit.base + query, keep_alive=keep))
+            await browser.answer(pages.redirect(307, visit.base + query, keep_alive=keep))
             return keep
         ticket = self._gate.recall(visit) if not request.target.count(b"coder_application_connect") else None
         extra: Headers = []
         if ticket is None or (ticket.sandboxed and visit.is_navigation):
             outcome = await self._admit(visit, keep)
             if isinstance(outcome, bytes):
-                await browser.write(outcome)
+                await browser.answer(outcome)
                 return keep
             ticket, extra = outcome
         if (early := self._before(visit, ticket, keep)) is not None:
-            await browser.write(early)
+            await browser.answer(early)
             return keep
         return await self._pass_on(browser, visit, ticket, extra, keep)
 
@@ -184,12 +199,16 @@ class AppRoute:
             extra = extra + origins.cors_answer(visit.request, visit.address, self._places.wildcard)
         seconds = self._settings.answer_timeout
         exchange = Exchange(browser, visit, ticket, self.apps, self._context.access_url, seconds, extra)
+        use = self._uses.begin(visit, ticket)
+        taken, sent = browser.taken - visit.request.size, browser.sent
         try:
             return await exchange.run()
         except Failed as exc:
             notice = await self._explain(visit, exc.notice)
-            await browser.write(pages.answer(notice, visit.request, keep_alive=keep))
+            await browser.answer(pages.answer(notice, visit.request, keep_alive=keep))
             return keep
+        finally:
+            self._uses.end(use, browser.taken - taken, browser.sent - sent, browser.status)
 
     # ------------------------------------------------------------ before anything is passed on
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ from coder_agent_apps_webproxy.settings import WebproxySettings
 from starlette.requests import HTTPConnection
 
 from coder_agent.hooks import Identity, Settings
+from coder_agent.hooks.events import Event
 from coder_agent.hooks.web import (
     SCOPE_ALL,
     AgentPlace,
@@ -55,6 +56,7 @@ class FakeServer:
     place: AgentPlace = field(init=False)
     asked: int = 0
     used_places: list[AgentPlace] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         owner = user_id("alice")
@@ -123,8 +125,23 @@ class FakeServer:
     async def used(self, place: AgentPlace) -> None:
         self.used_places.append(place)
 
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
     def _is_here(self, owner: str, workspace: str, agent: str | None) -> bool:
         return (owner.lower(), workspace, agent or "main") == ("alice", "dev", "main")
+
+
+@dataclass
+class Mark:
+    """Of one request."""
+
+    identifier: str
+    lines: bytes
+    ended: list[int]
+
+    def end(self, status: int) -> None:
+        self.ended.append(status)
 
 
 class Door(asyncio.Protocol):
@@ -135,6 +152,8 @@ class Door(asyncio.Protocol):
         self.buffer = b""
         self.secure = False
         self.client = ("192.0.2.7", 4711)
+        self.marked: list[tuple[bytes, bytes]] = []
+        self.ended: list[int] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -152,6 +171,11 @@ class Door(asyncio.Protocol):
             self.transport.write(DASHBOARD)
             if b"Connection: close" in self.initial:
                 self.transport.close()
+
+    def begin(self, method: bytes, target: bytes, named: Mapping[bytes, bytes]) -> Mark:
+        self.marked.append((method, target))
+        identifier = f"door-{len(self.marked)}"
+        return Mark(identifier, f"X-Coder-Request-Id: {identifier}\r\n".encode(), self.ended)
 
     def give_back(self, data: bytes) -> None:
         self.transport.set_protocol(self)

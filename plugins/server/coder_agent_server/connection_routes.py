@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import h11
 import uvicorn
@@ -18,6 +18,7 @@ from uvicorn.server import ServerState
 
 from coder_agent.hooks.web_apps import ConnectionRoute
 
+from .request_marks import ConnectionMarks, Marker, RequestMark
 from .upgrade import UpgradableH11Protocol
 
 HEAD_END = b"\r\n\r\n"
@@ -34,12 +35,19 @@ class Taken:
         self.initial = initial
         self.secure = protocol.scheme == "https"
         self.client = protocol.client
+        assert protocol.marker is not None
+        self._marks = protocol.marks or protocol.marker.connection(self.secure, self.client)
+
+    def begin(self, method: bytes, target: bytes, named: Mapping[bytes, bytes]) -> RequestMark:
+        """A request of the connection is being answered."""
+        return self._marks.begin(method, target, named)
 
     def give_back(self, data: bytes) -> None:
         """The next request, which begins with `data`, is not ours."""
         if self.transport.is_closing():
             return
         fresh = self._protocol.twin()
+        fresh.marks = self._marks
         self.transport.set_protocol(fresh)
         fresh.connection_made(self.transport)
         self.transport.resume_reading()
@@ -51,6 +59,9 @@ class RoutedH11Protocol(UpgradableH11Protocol):
     """uvicorn's protocol, asking `routes` about each head before it parses it."""
 
     routes: Sequence[ConnectionRoute] = ()
+    marker: Marker | None = None
+    marks: ConnectionMarks | None = None
+    """Those of this connection, if it was taken over and given back."""
     _head: bytearray
 
     def __init__(self, config: uvicorn.Config, server_state: ServerState, *arguments: object, **more: object) -> None:
@@ -109,6 +120,8 @@ class RoutedH11Protocol(UpgradableH11Protocol):
         route.accept(Taken(self, self.transport, whole))
 
 
-def protocol_for(routes: Sequence[ConnectionRoute]) -> type[UpgradableH11Protocol]:
-    """The protocol class of a listener with these routes."""
-    return type("RoutedProtocol", (RoutedH11Protocol,), {"routes": tuple(routes)}) if routes else UpgradableH11Protocol
+def protocol_for(routes: Sequence[ConnectionRoute] = (), marker: Marker | None = None) -> type[UpgradableH11Protocol]:
+    """The protocol class of a listener with these routes, whose requests `marker` marks."""
+    if not routes:
+        return UpgradableH11Protocol
+    return type("RoutedProtocol", (RoutedH11Protocol,), {"routes": tuple(routes), "marker": marker})

@@ -67,7 +67,8 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        offered = Headers(scope=scope).get("x-request-id", "") if self._rules.proxies.headers else ""
+        trusted = self._rules.proxies.trusts(scope.get("client"))
+        offered = Headers(scope=scope).get("x-request-id", "") if trusted else ""
         self._rules.proxies.apply(scope)
         identifier = new_request_id(offered)
         mark(scope, identifier)  # type: ignore[arg-type]  # a Scope is a dict
@@ -92,24 +93,33 @@ class Front:
 
     def _over(self, scope: Scope, status: int, seconds: float, identifier: str) -> None:
         method = "WEBSOCKET" if scope["type"] == "websocket" else str(scope["method"])
-        self._tally.count(method, status, seconds)
-        if access_log.isEnabledFor(logging.DEBUG):  # the query is left out: there may be tokens in it
-            client = scope.get("client")
-            access_log.debug(
-                "%s %s %d %.1f ms",
-                method,
-                scope["path"],
-                status,
-                seconds * 1000,
-                extra={
-                    "request_id": identifier,
-                    "method": method,
-                    "path": scope["path"],
-                    "status": status,
-                    "milliseconds": round(seconds * 1000, 1),
-                    "client": client[0] if client else "",
-                },
-            )
+        client = scope.get("client")
+        log_access(self._tally, method, scope["path"], status, seconds, identifier, client[0] if client else "")
+
+
+def log_access(
+    tally: Tally, method: str, path: str | bytes, status: int, seconds: float, identifier: str, client: str
+) -> None:
+    """A request is over: count it, and write its line. `path` without its query: there may be tokens in that."""
+    tally.count(method, status, seconds)
+    if not access_log.isEnabledFor(logging.DEBUG):
+        return
+    text = path.decode("latin-1") if isinstance(path, bytes) else path
+    access_log.debug(
+        "%s %s %d %.1f ms",
+        method,
+        text,
+        status,
+        seconds * 1000,
+        extra={
+            "request_id": identifier,
+            "method": method,
+            "path": text,
+            "status": status,
+            "milliseconds": round(seconds * 1000, 1),
+            "client": client,
+        },
+    )
 
 
 class _Visit:

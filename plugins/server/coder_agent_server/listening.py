@@ -24,6 +24,7 @@ from coder_agent.tls_server import TlsGate
 
 from .connection_routes import protocol_for
 from .options import HostPort, ServerOptions
+from .request_marks import Marker
 from .websockets import QuietWebSocketProtocol
 
 BACKLOG = 1024
@@ -175,12 +176,15 @@ def over_tls(tls: ssl.SSLContext, protocol: Callable[..., asyncio.Protocol]) -> 
 
 
 def http_config(
-    app: ASGIApp, tls: ssl.SSLContext | None, connection_routes: Sequence[ConnectionRoute] = ()
+    app: ASGIApp,
+    tls: ssl.SSLContext | None,
+    connection_routes: Sequence[ConnectionRoute] = (),
+    marker: Marker | None = None,
 ) -> uvicorn.Config:
     """uvicorn, told to be quiet, bounded, and to use our protocols."""
     config = uvicorn.Config(
         app,
-        http=protocol_for(connection_routes),
+        http=protocol_for(connection_routes, marker),
         ws=QuietWebSocketProtocol,
         ws_max_size=MAX_WEBSOCKET_MESSAGE,
         ws_ping_interval=WEBSOCKET_PING_SECONDS,

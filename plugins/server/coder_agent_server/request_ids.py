@@ -21,9 +21,9 @@ current: ContextVar[str] = ContextVar("coder_request_id", default="")
 """The id under which the running task works, for log lines."""
 
 
-def new_request_id(offered: str = "") -> str:
-    """`offered` if it can be used as it is, else a fresh one: 16 hexadecimal digits."""
-    return offered if _ACCEPTED.match(offered) is not None else secrets.token_hex(8)
+def new_request_id(offered: str = "", own: str = "") -> str:
+    """`offered` if it can be used as it is, else `own`, else a fresh one: 16 hexadecimal digits."""
+    return offered if _ACCEPTED.match(offered) is not None else own or secrets.token_hex(8)
 
 
 def request_id(connection: HTTPConnection) -> str:

@@ -23,7 +23,7 @@ from coder_agent.hooks.settings import Settings
 from coder_agent.hooks.web_apps import ConnectionRoute
 
 from .activation import inherited_listeners
-from .app import build_app
+from .app import build_app, front_rules
 from .certificates import Certificates
 from .connection_log import ConnectionLogWriter
 from .context import RoutesContext
@@ -34,6 +34,7 @@ from .health.assembly import furnish
 from .listening import HttpServer, Kind, Listener, http_config, open_listeners, serving
 from .metrics import build_metrics_app
 from .options import AccessUrl, HostPort, ServerOptions
+from .request_marks import Marker
 from .store.agents import record_seen
 from .store.database import Database, open_database
 from .store.deployment import open_deployment
@@ -95,6 +96,7 @@ async def open_server(options: ServerOptions, host: PluginHost, settings: Settin
             certificates.start()
         routes, connection_routes = _plugin_routes(host, deployment)
         app = build_app(deployment, routes)
+        marker = Marker(front_rules(deployment), deployment.tally)
         if deployment.relay is not None:
             await stack.enter_async_context(deployment.relay.open())
         apps: dict[Kind, ASGIApp] = {"http": app, "https": app, "metrics": build_metrics_app(deployment)}
@@ -104,6 +106,7 @@ async def open_server(options: ServerOptions, host: PluginHost, settings: Settin
                     apps[at.kind],
                     tls if at.kind == "https" else None,
                     connection_routes if at.kind != "metrics" else (),
+                    marker,
                 )
             )
             for at in listeners

@@ -31,8 +31,7 @@ class TrustedProxies:
 
         A unix socket's peer is trusted as soon as any header is: whoever may open it is on this machine.
         """
-        client = scope.get("client")
-        if not self.headers or not self._trusts(client[0] if client else None):
+        if not self.trusts(scope.get("client")):
             scope["headers"] = [(name, value) for name, value in scope["headers"] if name not in SPOOFED]
             return
         told = {name: value.decode("latin-1") for name, value in scope["headers"]}
@@ -45,10 +44,13 @@ class TrustedProxies:
             websocket = scope["type"] == "websocket"
             scope["scheme"] = ("wss" if proto == "https" else "ws") if websocket else proto
 
-    def _trusts(self, peer: str | None) -> bool:
-        if peer is None:
+    def trusts(self, client: Sequence[object] | None) -> bool:
+        """Does the word of this peer, (address, port) or None for a unix socket's, count for anything?"""
+        if not self.headers:
+            return False
+        if not client:
             return True
-        address = parse_ip(peer)
+        address = parse_ip(str(client[0]))
         return address is not None and any(address in network for network in self.origins)
 
     def _client_of(self, text: str) -> IPv4Address | IPv6Address | None:

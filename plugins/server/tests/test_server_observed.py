@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,6 +22,7 @@ from starlette.requests import Request
 
 from coder_agent.hooks import hookimpl
 from coder_agent.hooks.events import Audited, Event
+from coder_agent.hooks.web_apps import TakenConnection
 
 pytestmark = pytest.mark.anyio
 
@@ -144,3 +148,67 @@ async def test_a_visitor_behind_a_proxy_is_named_even_outside_of_the_application
         scope = {"type": "http", "scheme": "http", "client": ("127.0.0.1", 1), "headers": headers}
         assert context.client_address(Request(scope)) == "203.0.113.9"
         assert scope["headers"] == headers
+
+
+class Hello:
+    """A plugin that answers on the connection itself."""
+
+    name = "hello"
+
+    @hookimpl
+    def coder_server_routes(self, context: object) -> list[object]:
+        return [self]
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        yield
+
+    def claims(self, head: bytes) -> bool:
+        return head.startswith(b"GET /hello")
+
+    def accept(self, connection: TakenConnection) -> None:
+        mark = connection.begin(b"GET", connection.initial.split(b" ")[1], parsed(connection.initial))
+        logging.getLogger("coder_agent.test").info("saying hello")
+        assert isinstance(connection.transport, asyncio.Transport)
+        connection.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n" + mark.lines + b"\r\nhello")
+        mark.end(200)
+        connection.give_back(b"")
+
+
+def parsed(head: bytes) -> dict[bytes, bytes]:
+    lines = head.split(b"\r\n\r\n")[0].split(b"\r\n")[1:]
+    return {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
+
+
+async def test_requests_answered_on_the_connection_are_marked_like_all_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "coder_agent")
+    caplog.handler.addFilter(RequestIdFilter())
+    trust = {"proxy_trusted_origins": ["127.0.0.0/8"], "proxy_trusted_headers": ["X-Forwarded-For"]}
+    hello = ("hello", Hello())
+    async with run_server(tmp_path, hello, strict_transport_security=60, **trust) as server, Api(server.url) as api:
+        plain = await api.get("/hello?secret=1")
+        again = await api.get("/hello")
+        behind = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.9", "X-Request-Id": "from-the-proxy"}
+        proxied = await api.get("/hello", headers=behind)
+        ordinary = await api.get("/healthz", headers=behind)
+        assert server.running.deployment.tally.requests[("GET", "2xx")] == 4
+        assert server.running.deployment.tally.in_progress == 0
+    connection, number = plain.headers["X-Coder-Request-Id"].split("-")
+    assert number == "1"
+    assert again.headers["X-Coder-Request-Id"] == f"{connection}-2"
+    assert "Strict-Transport-Security" not in plain.headers
+    for reply in (proxied, ordinary):
+        assert reply.headers["X-Coder-Request-Id"] == "from-the-proxy"
+        assert reply.headers["Strict-Transport-Security"].startswith("max-age=60")
+    lines = [json.loads(JsonFormatter().format(record)) for record in caplog.records]
+    access = [line for line in lines if line["logger"] == "coder_agent.server.access"]
+    assert [(line["path"], line["status"], line["client"], line["request_id"]) for line in access] == [
+        ("/hello", 200, "127.0.0.1", f"{connection}-1"),
+        ("/hello", 200, "127.0.0.1", f"{connection}-2"),
+        ("/hello", 200, "192.0.2.9", "from-the-proxy"),
+        ("/healthz", 200, "192.0.2.9", "from-the-proxy"),
+    ]
+    said = [line["request_id"] for line in lines if line["msg"] == "saying hello"]
+    assert said == [f"{connection}-1", f"{connection}-2", "from-the-proxy"]

@@ -70,7 +70,7 @@ def parse_query(text: str, principal: Principal) -> store.ConnectionFilter:
 
 
 def document(server: Deployment, row: ConnectionLog) -> Document:
-    """One connection."""
+    """One connection. Ours, not Coder's: what stands for every kind behind `user`, and the bytes."""
     is_web = row.kind in WEB_KINDS
     user = None if row.user_id is None else {"id": str(row.user_id), "username": row.username}
     return {
@@ -85,6 +85,11 @@ def document(server: Deployment, row: ConnectionLog) -> Document:
         "ip": row.ip or None,
         "type": row.kind,
         "user": user,
+        "disconnect_time": maybe_moment(row.disconnected_at),
+        "disconnect_reason": row.reason,
+        "status_code": row.status_code,
+        "rx_bytes": row.rx_bytes,
+        "tx_bytes": row.tx_bytes,
         "web_info": {
             "user_agent": row.user_agent,
             "user": user,

@@ -43,6 +43,7 @@ async def record(session: AsyncSession, events: Sequence[tuple[WorkspaceConnecti
         if not event.opened:
             row.disconnected_at = when
             row.status_code, row.reason = event.status, event.reason[:256]
+            row.rx_bytes, row.tx_bytes = event.rx_bytes, event.tx_bytes
         await session.flush()
 
 
@@ -63,6 +64,7 @@ async def _begin(session: AsyncSession, event: WorkspaceConnection, when: dateti
         user_id=event.user_id,
         username=user.username if user is not None else "",
         ip=event.ip[:64],
+        user_agent=event.user_agent[:256],
         slug_or_port=event.target[:64],
         connected_at=when,
     )
