@@ -20,6 +20,7 @@ from .redirects import redirect_rule
 from .routes import (
     agents,
     apps,
+    authcheck,
     connection_log,
     debug,
     debug_pages,
@@ -59,6 +60,7 @@ def build_app(server: Deployment, plugin_routes: Sequence[BaseRoute] = ()) -> AS
         *paths.routes(),
         *live.routes(),
         *agents.routes(),
+        *authcheck.routes(),
         *meta.routes(),
         *relay.api_routes(),
         *debug.routes(),

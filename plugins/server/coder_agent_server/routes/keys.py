@@ -42,6 +42,7 @@ def routes() -> list[BaseRoute]:
         Route("/users/{user}/keys", list_keys, methods=["GET"]),
         Route("/users/{user}/keys/tokens", create_token, methods=["POST"]),
         Route("/users/{user}/keys/tokens", list_tokens, methods=["GET"]),
+        Route("/users/{user}/keys/tokens/tokenconfig", token_config, methods=["GET"]),
         Route("/users/{user}/keys/tokens/{key}", get_key, methods=["GET"]),
         Route("/users/{user}/keys/{key}", get_key, methods=["GET"]),
         Route("/users/{user}/keys/{key}", remove_key, methods=["DELETE"]),
@@ -82,6 +83,12 @@ async def create_token(request: Request) -> Response:
             raise Problem(409, message, validations=[("token_name", "Already in use.")]) from exc
     audit(request, "create", "api_key", f"{name} ({scope})", 201, principal)
     return JSONResponse({"key": token.text}, 201)
+
+
+async def token_config(request: Request) -> Response:
+    """How long a token may live, in nanoseconds; `coder tokens create` asks first."""
+    await path_user(request, await signed_in(request))
+    return JSONResponse({"max_token_lifetime": int(MAX_TOKEN_LIFETIME.total_seconds()) * NANOSECONDS})
 
 
 async def list_keys(request: Request) -> Response:
