@@ -48,7 +48,7 @@ def project(folder: Path) -> dict[str, Any]:
 def runtime_needs(folder: Path) -> list[str]:
     data = project(folder)
     extras = data.get("optional-dependencies", {})
-    return [*data["dependencies"], *extras.get("fast", []), *extras.get("http", [])]
+    return [*data["dependencies"], *extras.get("fast", []), *extras.get("http", []), *extras.get("keyring", [])]
 
 
 def direct(folder: Path) -> set[str]:

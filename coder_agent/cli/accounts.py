@@ -10,7 +10,7 @@ from urllib.parse import quote
 import anyio
 import typer
 
-from ..directory import age
+from ..directory import ago
 from ..errors import ApiError, CoderAgentError, ConfigError
 from ..runtime.http import ApiClient
 from .apps import api_of
@@ -56,16 +56,12 @@ def list_users(
     if output is Output.JSON:
         print_json(users)
         return
-    rows = [(u["username"], u["email"], _roles(u), u["status"], _ago(u["last_seen_at"])) for u in users]
+    rows = [(u["username"], u["email"], _roles(u), u["status"], ago(u["last_seen_at"])) for u in users]
     print_table(["username", "email", "roles", "status", "last seen"], rows)
 
 
 def _roles(user: dict[str, Any]) -> str:
     return ", ".join(role["name"] for role in user["roles"]) or "member"
-
-
-def _ago(time: str) -> str:
-    return f"{age(datetime.fromisoformat(time))} ago"
 
 
 # ---------------------------------------------------------------- tokens
@@ -104,7 +100,7 @@ def list_tokens(
     if not tokens:
         note("No tokens. Make one with `coder tokens create --name NAME`.")
         return
-    rows = [(t["id"], t["token_name"], t["username"], t["scope"], _ago(t["last_used"]), _day(t)) for t in tokens]
+    rows = [(t["id"], t["token_name"], t["username"], t["scope"], ago(t["last_used"]), _day(t)) for t in tokens]
     print_table(["id", "name", "owner", "scope", "last used", "expires"], rows)
 
 

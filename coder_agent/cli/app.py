@@ -111,6 +111,14 @@ def _root(
         Text, typer.Option("--client-tls-key-file", metavar="PEM", help="its key [env: CODER_CLIENT_TLS_KEY_FILE]")
     ] = None,
     global_config: Annotated[Text, typer.Option(help="where the login is kept [env: CODER_CONFIG_DIR]")] = None,
+    use_keyring: Annotated[
+        bool | None,
+        typer.Option(
+            "--use-keyring/--no-use-keyring",
+            help="keep the login in the system's keyring, not in a file [env: CODER_USE_KEYRING]",
+            show_default=False,
+        ),
+    ] = None,
     disable_direct_connections: Annotated[
         bool, typer.Option("--disable-direct-connections", help="relay only")
     ] = False,

@@ -12,7 +12,7 @@ import typer
 from ..directory import find_agent, find_workspace
 from ..errors import ConfigError
 from ..hooks.web import CorsBehavior, SharingLevel
-from ..runtime.http import ApiClient
+from ..runtime.http import ApiClient, NotOffered
 from ..workspace_name import WorkspaceName
 from .context import Cli
 from .output import Output, OutputOption, note, print_json, print_table
@@ -124,20 +124,24 @@ def list_(ctx: typer.Context, name: PlaceArgument, output: OutputOption = Output
         print_json(apps)
         return
     if not apps:
-        note(f"No apps. Declare one with `coder app add {name} SLUG PORT`.")
+        note(f"No apps. Declare one with `coder app add {name} SLUG PORT`; on a stock server, in the template.")
         return
     columns = ["slug", "name", "where", "share", "health", "declared by"]
     print_table(columns, [_row(app) for app in apps])
 
 
 def _row(app: dict[str, Any]) -> tuple[str, ...]:
-    where = app["url"] or f"$ {app['command']}"
-    by = "its agent" if app["source"] == "agent" else "its owner"
+    where = app.get("url") or f"$ {app.get('command', '')}"
+    by = {"agent": "its agent", None: "its template"}.get(app.get("source"), "its owner")
     return app["slug"], app["display_name"], where, app["sharing_level"], app["health"], by
 
 
 async def _list(api: ApiClient, name: WorkspaceName) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = await api.get(f"/api/v2/workspaceagents/{(await find_agent(api, name)).id}/apps")
+    path = f"/api/v2/workspaceagents/{(await find_agent(api, name)).id}"
+    try:
+        found: list[dict[str, Any]] = await api.get(f"{path}/apps")
+    except NotOffered:
+        found = (await api.get(path))["apps"]
     return found
 
 

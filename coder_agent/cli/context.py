@@ -80,7 +80,8 @@ class Cli:
     @property
     def session(self) -> SessionFiles:
         """The login session on disk."""
-        return SessionFiles.locate(self._text("global_config"), self.environ)
+        use_keyring = self.settings.client.use_keyring
+        return SessionFiles.locate(self._text("global_config"), self.environ, use_keyring=use_keyring)
 
     def url(self) -> str:
         """The coder server's URL, without a trailing slash. Raises ConfigError, saying how to give one."""
@@ -135,6 +136,8 @@ class Cli:
         client: dict[str, object] = {}
         if self.flags.get("disable_direct_connections"):
             client["disable_direct_connections"] = True
+        if self.flags.get("use_keyring") is not None:
+            client["use_keyring"] = self.flags["use_keyring"]
         network: dict[str, object] = {}
         if self.flags.get("direct_only"):
             network["direct_only"] = True

@@ -95,7 +95,8 @@ def _behind(flag: Parameter) -> Parameter:
 
 
 def _override(context: Context, parameter: Parameter, value: object) -> object:
-    if value not in (None, (), [], False):
+    source = context.get_parameter_source(str(parameter.name))
+    if value not in (None, (), [], False) or (source is not None and source.name == "COMMANDLINE"):  # `--no-…` is False
         cli = context.find_object(Cli)
         assert cli is not None
         cli.override(str(parameter.name), value)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import shlex
 import sys
-from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import anyio
 import typer
 
-from ..directory import age, find_workspace
-from ..errors import ConfigError
-from ..runtime.http import ApiClient
+from ..directory import ago, find_workspace
+from ..errors import ApiError, ConfigError
+from ..runtime.http import ApiClient, NotOffered
 from ..workspace_name import WorkspaceName
 from .apps import parse_app
 from .arguments import RegisteredArgument
 from .context import Cli
 from .output import Output, OutputOption, note, print_json, print_table
 
+BUILD_POLL = 0.5
+"""Seconds between two looks at what a server builds."""
 NameArgument = Annotated[str, typer.Argument(metavar="[OWNER/]WORKSPACE", help="the workspace's name")]
 
 
@@ -57,7 +58,16 @@ def create(
 
 async def _create(api: ApiClient, wanted: WorkspaceName, body: dict[str, Any]) -> dict[str, Any]:
     path = f"/api/v2/users/{quote(wanted.owner)}/workspaces"
-    reply: dict[str, Any] = await api.post(path, body)
+    try:
+        reply: dict[str, Any] = await api.post(path, body)
+    except ApiError as exc:
+        if "template_id" not in {name for name, _ in exc.validations}:
+            raise
+        raise ApiError(
+            f"{api.url} makes workspaces from templates, as stock Coder servers do",
+            hint="create it in the dashboard, or by a stock `coder create --template`; then use it from here",
+            status=exc.status,
+        ) from exc
     return reply
 
 
@@ -82,15 +92,11 @@ def list_(
 
 def _rows(workspace: dict[str, Any]) -> list[tuple[str, ...]]:
     name = f"{workspace['owner_name']}/{workspace['name']}"
-    created = _ago(workspace["created_at"])
+    created = ago(workspace["created_at"])
     agents = [agent for resource in workspace["latest_build"]["resources"] for agent in resource["agents"]]
     if not agents:
         return [(name, "", "no agent", "", created)]
-    return [(name, a["name"], a["status"], _ago(a.get("last_connected_at")), created) for a in agents]
-
-
-def _ago(time: str | None) -> str:
-    return f"{age(datetime.fromisoformat(time))} ago" if time else "never"
+    return [(name, a["name"], a["status"], ago(a.get("last_connected_at")), created) for a in agents]
 
 
 def delete(
@@ -107,11 +113,30 @@ def delete(
     if not yes and not _confirmed(label):
         note(f"Workspace {label} stays.")
         raise typer.Exit(1)
-    anyio.run(api.delete, f"/api/v2/workspaces/{workspace['id']}")
+    anyio.run(_delete, api, workspace["id"])
     if output is Output.JSON:
         print_json({"id": workspace["id"], "deleted": label})
     else:
         print(f"Workspace {label} is removed.")
+
+
+async def _delete(api: ApiClient, workspace_id: str) -> None:
+    try:
+        await api.delete(f"/api/v2/workspaces/{workspace_id}")
+    except NotOffered:
+        await _tear_down(api, workspace_id)
+
+
+async def _tear_down(api: ApiClient, workspace_id: str) -> None:
+    """A stock server takes down what a template has built, which may take its time."""
+    build = await api.post(f"/api/v2/workspaces/{workspace_id}/builds", {"transition": "delete"})
+    note("The server takes it down; Ctrl-C leaves it to that.")
+    while build["job"]["status"] in ("pending", "running"):
+        await anyio.sleep(BUILD_POLL)
+        build = await api.get(f"/api/v2/workspacebuilds/{build['id']}")
+    job = build["job"]
+    if job["status"] != "succeeded":
+        raise ApiError(f"the server could not remove it: {job.get('error') or job['status']}", status=409)
 
 
 def _confirmed(label: str) -> bool:

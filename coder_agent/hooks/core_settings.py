@@ -28,6 +28,11 @@ class ClientSettings(BaseModel):
         description="never go direct, always relayed",
         json_schema_extra={"env": "CODER_DISABLE_DIRECT_CONNECTIONS"},
     )
+    use_keyring: bool | None = Field(
+        None,
+        description="keep the session token in the system's keyring, not in a file; unset = as at the last login",
+        json_schema_extra={"env": "CODER_USE_KEYRING"},
+    )
 
 
 class AppSettings(BaseModel):
