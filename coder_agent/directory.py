@@ -70,13 +70,21 @@ def agent_from(document: Mapping[str, Any], workspace: str, owner: str) -> Agent
         status=document["status"],
         workspace=workspace,
         owner=owner,
-        last_connected_at=_time(document.get("last_connected_at")),
-        disconnected_at=_time(document.get("disconnected_at")),
+        last_connected_at=parse_time(document.get("last_connected_at")),
+        disconnected_at=parse_time(document.get("disconnected_at")),
     )
 
 
-def _time(text: str | None) -> datetime | None:
-    return None if not text else datetime.fromisoformat(text)
+def parse_time(text: str | None) -> datetime | None:
+    """A time as servers write it; None for none, which a stock server may write as the first day of the year 1."""
+    time = datetime.fromisoformat(text) if text else None
+    return None if time is None or time.year == 1 else time
+
+
+def ago(text: str | None) -> str:
+    """How long ago a server's time was, for people: ``3 min ago``, ``never``."""
+    time = parse_time(text)
+    return "never" if time is None else f"{age(time)} ago"
 
 
 def age(since: datetime) -> str:

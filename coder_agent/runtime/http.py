@@ -180,6 +180,21 @@ class NotACoderServer(CoordinationError):
     """Something answers at this URL, but not what we are looking for: waiting does not help."""
 
 
+class NotOffered(ApiError):
+    """A coder server without this route: a stock one, for what is ours alone, or one that is older than we are."""
+
+    def __init__(self, url: str, status: int) -> None:
+        super().__init__(
+            f"{url} does not offer this",
+            hint="it is a stock Coder server, or one older than this program",
+            status=status,
+        )
+
+
+ROUTE_NOT_FOUND = "Route not found."
+"""Source: coder coderd/httpapi/httpapi.go (RouteNotFound); a thing that does not exist gives another message."""
+
+
 class ApiClient:
     """Coder's REST API: documents in, documents out, error documents as exceptions. `url` is the server's root.
 
@@ -240,6 +255,8 @@ def api_error(url: str, response: HttpResponse) -> ApiError | Unauthenticated | 
     document = _error_document(response)
     if document is None:
         # A proxy on the way may answer for a server of ours that is down (502, 503 …).
+        if response.status == 405 and BUILD_VERSION_HEADER in response.headers:
+            return NotOffered(url, 405)
         if response.status >= 500 or BUILD_VERSION_HEADER in response.headers:
             return ApiError(f"{url} answered with HTTP status {response.status}", status=response.status)
         if response.status == 400 and b"SSL certificate" in response.body:  # nginx's words, "No required SSL …"
@@ -248,6 +265,8 @@ def api_error(url: str, response: HttpResponse) -> ApiError | Unauthenticated | 
     message = str(document.get("message") or f"HTTP status {response.status}")
     if response.status == 401:
         return Unauthenticated(message, hint="try logging in using `coder login`")
+    if response.status == 404 and message == ROUTE_NOT_FOUND:
+        return NotOffered(url, 404)
     validations = tuple(
         (str(v.get("field", "")), str(v.get("detail", "")))
         for v in document.get("validations") or ()
