@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from . import hygiene, origins, paths
+from . import hygiene, origins, paths, policies
 from .addresses import Method
+from .html import Preamble
 from .http1 import Body, Headers, RequestHead, ResponseHead, write_head
 from .tickets import Ticket
 from .visit import Visit
 
 from coder_agent.hooks.web import CorsBehavior  # isort: skip
+
+
+NOT_FOR_PAGES = frozenset([b"accept-encoding", b"if-none-match", b"if-modified-since", b"range", b"if-range"])
+"""Pages are rewritten, each for its own address: they come whole and unpacked, and a browser's copy is not refreshed
+by an answer without a body, whose policy would not know our script."""
 
 
 def app_host(visit: Visit, ticket: Ticket) -> str:
@@ -21,13 +27,13 @@ def app_host(visit: Visit, ticket: Ticket) -> str:
     return visit.outside.partition("://")[2]
 
 
-def app_origins(visit: Visit, ticket: Ticket) -> tuple[str, ...]:
-    """What the app may call itself in a URL."""
-    inside = urlsplit(ticket.url).netloc.lower()
-    names = {f"http://{app_host(visit, ticket)}", f"http://{inside}"}
-    if port := urlsplit(ticket.url).port:
-        names |= {f"http://{host}:{port}" for host in ("localhost", "127.0.0.1", "0.0.0.0")}
-    return tuple(names)
+def inner_hosts(visit: Visit, ticket: Ticket) -> tuple[str, ...]:
+    """Hosts by which the app may call itself in a URL."""
+    inside = urlsplit(ticket.url)
+    names = {app_host(visit, ticket).lower(), inside.netloc.lower()}
+    if inside.port:
+        names |= {f"{host}:{inside.port}" for host in ("localhost", "127.0.0.1", "0.0.0.0")}
+    return tuple(sorted(names))
 
 
 def outgoing_request(visit: Visit, ticket: Ticket) -> bytes:
@@ -60,22 +66,31 @@ def _inside(headers: Headers, visit: Visit, ticket: Ticket) -> Headers:
         low = name.lower()
         if low in (b"referer", b"origin"):
             value = paths.app_referer(value.decode("latin-1"), visit.base, visit.outside, inside).encode("latin-1")
-        elif low == b"accept-encoding" and visit.is_navigation:
+        elif low in NOT_FOR_PAGES and visit.is_navigation:
             continue
         found.append((name, value))
     return found
 
 
 def outgoing_answer(
-    visit: Visit, ticket: Ticket, response: ResponseHead, extra: Headers, *, keep: bool, rewritten: bool
+    visit: Visit,
+    ticket: Ticket,
+    response: ResponseHead,
+    extra: Headers,
+    *,
+    keep: bool,
+    preamble: Preamble | None = None,
 ) -> bytes:
-    """The head for the browser."""
+    """The head for the browser. `preamble` stands in a page that is rewritten on its way."""
     request = visit.request
     headers = hygiene.from_app(response.headers, keep_upgrade=response.status == 101)
-    if rewritten:
+    rewritten = preamble is not None
+    if preamble is not None:
         headers = [field for field in headers if field[0].lower() not in (b"content-length", b"accept-ranges")]
+        if any(name.lower() == policies.NAME for name, _ in headers):
+            headers = policies.allow_scripts(headers, preamble.sources())
     if visit.on_path:
-        headers = paths.rewrite_answer(headers, visit.base, app_origins(visit, ticket))
+        headers = paths.rewrite_answer(headers, visit.base, inner_hosts(visit, ticket))
     if ticket.sandboxed:
         headers = origins.without_cors(headers)
         headers.append((b"Content-Security-Policy", paths.SANDBOX))

@@ -1,7 +1,7 @@
 // Runs first in every page of an app that lives below a path but names everything from the root (html.py puts it there,
 // without these comments). BASE is where the browser sees the app, SANDBOXED whether the page has an origin of its own,
 // INSIDE the hosts by which the app may call itself, COOKIES what it may read of the cookies that the server keeps.
-((BASE, SANDBOXED, INSIDE, COOKIES) => {
+(BASE, SANDBOXED, INSIDE, COOKIES) => {
 const here = new URL(location.href);
 const isOurs = (host) => host === here.host || INSIDE.includes(host.toLowerCase());
 const below = (path) => (path.startsWith(BASE) || path === BASE.slice(0, -1) ? path : BASE + path.slice(1));
@@ -178,4 +178,4 @@ if (SANDBOXED) {
   });
 }
 if (document.currentScript) document.currentScript.remove();
-})
+}

@@ -15,10 +15,10 @@ import anyio
 from coder_agent.errors import PeerUnreachable, TransportBroken
 
 from . import notices
-from .answers import outgoing_answer, outgoing_request
+from .answers import inner_hosts, outgoing_answer, outgoing_request
 from .browser import BrowserStream, Disconnected, TooSlow
 from .chunked import BadChunk, ChunkedBody
-from .html import HtmlBelow, wants_rewriting
+from .html import HtmlBelow, Preamble, wants_rewriting
 from .http1 import MAX_HEAD, BadHead, Body, ResponseHead, parse_response
 from .pages import Notice
 from .tickets import Ticket
@@ -189,7 +189,8 @@ class Exchange:
         self._check_scheme(response, rest)
         rewriter = self._rewriter(response)
         keep = request.keep_alive and self._can_frame(response, rewriter is not None)
-        head = outgoing_answer(self.visit, self.ticket, response, self.extra, keep=keep, rewritten=rewriter is not None)
+        preamble = rewriter.preamble if rewriter is not None else None
+        head = outgoing_answer(self.visit, self.ticket, response, self.extra, keep=keep, preamble=preamble)
         head = self.browser.marked(head, response.status)
         self._scope.deadline = float("inf")
         self._answered = True
@@ -254,9 +255,12 @@ class Exchange:
         return f"{scheme}://{host.replace(address.app, other.app, 1)}{rest}"
 
     def _rewriter(self, response: ResponseHead) -> HtmlBelow | None:
-        if not self.visit.on_path or self.visit.request.method == b"HEAD" or not wants_rewriting(response):
+        visit, ticket = self.visit, self.ticket
+        if not (visit.on_path and visit.is_navigation) or visit.request.method == b"HEAD":
+            return None  # what scripts fetch, they put into a page that was told (below.js)
+        if not wants_rewriting(response):
             return None
-        return HtmlBelow(self.visit.base, sandboxed=self.ticket.sandboxed)
+        return HtmlBelow(Preamble(visit.base, ticket.sandboxed, inner_hosts(visit, ticket)))
 
     def _can_frame(self, response: ResponseHead, rewritten: bool) -> bool:
         """Will the browser see where this answer ends, without the connection's end?"""
@@ -301,7 +305,7 @@ class Exchange:
         """WebSocket and the like: from here on bytes, each direction with an end of its own."""
         self._scope.deadline = float("inf")
         self._answered = True
-        head = outgoing_answer(self.visit, self.ticket, response, self.extra, keep=True, rewritten=False)
+        head = outgoing_answer(self.visit, self.ticket, response, self.extra, keep=True)
         head = self.browser.marked(head, response.status)
         await self.browser.write(head + rest)
         async with anyio.create_task_group() as tasks:

@@ -71,14 +71,14 @@ class Gate:
         text = visit.cookies.get(SIGNED_TOKEN, "")
         if text and not visit.sealed:
             ticket = self._tokens.check(text, visit.address, visit.credential, self._wall())
-            if ticket is not None:
+            if ticket is not None and not ticket.sandboxed:  # whoever has just trusted an app sees it at once
                 self._remember(visit, ticket)
                 return Verdict(ticket)
         visitor = await self.visitor(visit)
         verdict = await self._ask(visit, visitor)
         if verdict.ticket is not None and (verdict.place is None or verdict.place.status not in OFFLINE):
             self._remember(visit, verdict.ticket)
-            if not visit.sealed:
+            if not visit.sealed and not verdict.ticket.sandboxed:
                 signed = self._tokens.issue(visit.address, verdict.ticket, visit.credential, self._wall())
                 return Verdict(verdict.ticket, visitor, verdict.place, signed)
         return verdict

@@ -1,67 +1,38 @@
 """Pages of apps below a path: what they name from the root (``/static/x.js``) is moved below the app's own path.
 
-Two parts. Attributes of tags are rewritten as the page passes, without a parser: only ``src``, ``href``, ``action``,
-``formaction``, ``poster``, ``data`` and ``srcset`` with a value that begins with one slash. And a small script goes
-first into the page: it does the same for what scripts ask for later (fetch, XMLHttpRequest, WebSocket, EventSource,
-Worker, history, elements), for a WebSocket has no Referer by which the server could tell whose it is. In a sandbox,
-where browsers refuse `localStorage` and cookies with an exception, it lends the page a storage that lasts as long as
-the page.
+Three parts. Attributes of tags are rewritten as the page passes, without a parser: only ``src``, ``href``, ``action``,
+``formaction``, ``poster``, ``data`` and ``srcset`` with a value that begins with one slash. An import map goes first
+into the page; by it the browser itself moves what modules import, in whatever way they compute it. And a script
+(below.js) moves what scripts ask for later (fetch, XMLHttpRequest, WebSocket, EventSource, Worker, history, elements),
+for a WebSocket has no Referer by which the server could tell whose it is. In a sandbox, where browsers refuse
+`localStorage`, cookies and the like with an exception, it lends the page a storage that lasts as long as the page.
 
-Not guaranteed: URLs in style sheets and imports of scripts are left alone; those the server finds by their Referer
-(proxy.py), except in a sandbox, which sends none.
+What style sheets name is left alone: the server finds it by its Referer (proxy.py), which is the style sheet.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 
 from .http1 import Body, ResponseHead
+from .policies import hash_source
 
 _ATTRIBUTE = re.compile(
     rb"""([\s"'](?:src|href|action|formaction|poster|data|srcset|imagesrcset)\s*=\s*["']?)/(?!/)([^\s"'>]*)""",
     re.IGNORECASE,
 )
 _TAG = re.compile(rb"<[A-Za-z](?:[^<>\"']|\"[^\"]*\"|'[^']*')*>")
+_CREDENTIALS = re.compile(rb"""(\scrossorigin\s*=\s*["']?)use-credentials""", re.IGNORECASE)
 _OPEN = re.compile(rb"<(?:[A-Za-z]|$)")
 _HEAD = re.compile(rb"<head(?:\s[^>]*)?>", re.IGNORECASE)
 _DOCTYPE = re.compile(rb"\s*(?:<!doctype[^>]*>)?\s*(?:<html[^>]*>)?", re.IGNORECASE)
 MAX_TAG = 16 << 10
 """Bytes that are held back for a tag to end."""
-
-_SCRIPT = """(()=>{const B=%s,S=%s,O=location.origin==="null"?new URL(location.href).origin:location.origin,
-H=new URL(location.href).host;
-const fix=u=>{try{if(u instanceof URL)return fix(u.href);if(typeof u!=="string")return u;
-if(u[0]==="/"&&u[1]!=="/")return u.startsWith(B)?u:B+u.slice(1);
-const m=/^(https?|wss?):\\/\\/([^/?#]+)(\\/[^]*)?$/i.exec(u);
-if(m&&m[2]===H&&!(m[3]||"/").startsWith(B))return m[1]+"://"+m[2]+B+(m[3]||"/").slice(1)}catch(e){}return u};
-const wrap=(n,i)=>{const C=window[n];if(!C)return;window[n]=new Proxy(C,{construct(t,a,x){a[0]=fix(a[0]);
-return Reflect.construct(t,a,x)}})};
-["WebSocket","EventSource","Worker","SharedWorker"].forEach(n=>wrap(n));
-const f=window.fetch;if(f)window.fetch=function(r,o){if(r instanceof Request){const u=fix(r.url);
-if(u!==r.url)r=new Request(u,r)}else r=fix(String(r));return f.call(this,r,o)};
-const patch=(o,n,k)=>{const g=o&&o[n];if(g)o[n]=function(...a){a[k]=fix(a[k]);return g.apply(this,a)}};
-patch(XMLHttpRequest.prototype,"open",1);patch(navigator,"sendBeacon",0);patch(window,"open",0);
-["pushState","replaceState"].forEach(n=>{const g=history[n];history[n]=function(...a){
-if(a[2]!=null)a[2]=fix(String(a[2]));
-return g.apply(this,a)}});
-const A=["src","href","action","formaction","poster","data"],sa=Element.prototype.setAttribute;
-Element.prototype.setAttribute=function(n,v){return sa.call(this,n,A.includes(String(n).toLowerCase())?fix(v):v)};
-[[HTMLScriptElement,"src"],[HTMLImageElement,"src"],[HTMLLinkElement,"href"],[HTMLAnchorElement,"href"],
-[HTMLIFrameElement,"src"],[HTMLFormElement,"action"],[HTMLMediaElement,"src"],[HTMLSourceElement,"src"]]
-.forEach(([C,n])=>{const d=Object.getOwnPropertyDescriptor(C.prototype,n);
-if(d&&d.set)Object.defineProperty(C.prototype,n,
-{...d,set(v){d.set.call(this,fix(v))}})});
-if(S){const store=()=>{const m=new Map();return new Proxy({getItem:k=>m.has(String(k))?m.get(String(k)):null,
-setItem:(k,v)=>{m.set(String(k),String(v))},removeItem:k=>{m.delete(String(k))},clear:()=>m.clear(),
-key:i=>[...m.keys()][i]??null,
-get length(){return m.size}},{get:(t,k)=>k in t?t[k]:m.has(k)?m.get(k):undefined,set:(t,k,v)=>{
-m.set(k,String(v));return true}})};
-for(const n of["localStorage","sessionStorage"])try{window[n]}catch(e){
-try{Object.defineProperty(window,n,{value:store()})}catch(e){}}
-try{document.cookie}catch(e){let c="";try{Object.defineProperty(document,"cookie",{get:()=>c,set:v=>{
-const p=String(v).split(";")[0];c=c?c+"; "+p:p}})}catch(e){}}}
-document.currentScript&&document.currentScript.remove()})()"""
 
 
 def wants_rewriting(response: ResponseHead) -> bool:
@@ -72,18 +43,49 @@ def wants_rewriting(response: ResponseHead) -> bool:
     return whole and kind == b"text/html" and packed in (b"", b"identity")
 
 
-def script_for(base: str, *, sandboxed: bool) -> bytes:
-    """The script's element."""
-    text = _SCRIPT % (json.dumps(base), "true" if sandboxed else "false")
-    return b"<script>" + text.replace("\n", "").encode() + b"</script>"
+@dataclass(frozen=True, slots=True)
+class Preamble:
+    """What goes first into a page at `base`. `inside`: hosts by which the app may call itself; `cookies`: what scripts
+    in a sandbox may read (name, value)."""
+
+    base: str
+    sandboxed: bool
+    inside: Sequence[str] = ()
+    cookies: Sequence[tuple[str, str]] = ()
+
+    def texts(self) -> tuple[bytes, bytes]:
+        """The import map, and the script."""
+        # The longer key wins: what is below the base already stays.
+        imports = json.dumps({"imports": {"/": self.base, self.base: self.base}})
+        given = (self.base, self.sandboxed, list(self.inside), [list(cookie) for cookie in self.cookies])
+        call = ",".join(json.dumps(value) for value in given).replace("<", "\\u003c")
+        return imports.encode(), f"({_script()})({call})".encode()
+
+    def elements(self) -> bytes:
+        """Both as they stand in the page."""
+        return b'<script type="importmap">%b</script><script>%b</script>' % self.texts()
+
+    def sources(self) -> list[bytes]:
+        """What a content security policy must allow for them (policies.py)."""
+        return [hash_source(text) for text in self.texts()]
+
+
+@cache
+def _script() -> str:
+    """below.js without its comments and indentation."""
+    text = files(__package__).joinpath("below.js").read_text("utf-8")
+    lines = [line.strip() for line in text.splitlines()]
+    return "\n".join(line for line in lines if line and not line.startswith("//"))
 
 
 class HtmlBelow:
-    """Feed it a page; it returns the page as it must be below `base`."""
+    """Feed it a page; it returns the page as it must be below the preamble's base."""
 
-    def __init__(self, base: str, *, sandboxed: bool) -> None:
-        self._base = base.encode("latin-1")
-        self._script: bytes | None = script_for(base, sandboxed=sandboxed)
+    def __init__(self, preamble: Preamble) -> None:
+        self.preamble = preamble
+        self._base = preamble.base.encode("latin-1")
+        self._anonymous = preamble.sandboxed
+        self._script: bytes | None = preamble.elements()
         self._held = b""
 
     def feed(self, data: bytes) -> bytes:
@@ -123,7 +125,9 @@ class HtmlBelow:
         return _TAG.sub(self._tag, data)
 
     def _tag(self, found: re.Match[bytes]) -> bytes:
-        return _ATTRIBUTE.sub(self._attribute, found[0])
+        tag = _ATTRIBUTE.sub(self._attribute, found[0])
+        # In a sandbox every answer is another origin's, and with credentials none could be read.
+        return _CREDENTIALS.sub(rb"\1anonymous", tag) if self._anonymous else tag
 
     def _attribute(self, found: re.Match[bytes]) -> bytes:
         path = b"/" + found[2]

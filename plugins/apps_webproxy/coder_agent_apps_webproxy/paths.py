@@ -1,7 +1,7 @@
 """Apps that live below a path although they think that they are at the root: what must be rewritten, both ways.
 
 `base` is where the browser sees the app, ``/@alice/dev/ports/8080/`` (with a sealed segment behind it for sandboxed
-pages); `origin` is where the app believes to be, ``http://localhost:8080``.
+pages); `hosts` are those by which the app may call itself, ``localhost:8080``.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ SANDBOX = (
 Source: HTML §7.1.5; the words left out are allow-same-origin, allow-top-navigation, allow-popups-to-escape-sandbox."""
 
 
-def below(base: str, url: str, origins: Sequence[str]) -> str:
+def below(base: str, url: str, hosts: Sequence[str]) -> str:
     """Where the browser must go for a URL that the app names: one of the app's own is moved below `base`; others, and
-    what is below it already, stay. `origins`: the app's, in lower case, such as ``http://localhost:8080``."""
+    what is below it already, stay. `hosts`: the app's, in lower case, such as ``localhost:8080``."""
     if url.startswith("/") and not url.startswith("//"):
         return url if url.startswith(base) or url == base[:-1] else base + url[1:]
     if url[:2] == "//" or "://" in url[:12]:
         parts = urlsplit(url)
         scheme, authority = parts.scheme.lower(), parts.netloc.lower()
-        if any(origin.partition("://")[2] == authority and scheme in ("", "http", "https") for origin in origins):
+        if authority in hosts and scheme in ("", "http", "https"):
             path = url.split("//", 1)[1][len(parts.netloc) :]
             return below(base, path if path.startswith("/") else "/" + path, ())
     return url
 
 
-def rewrite_answer(headers: Headers, base: str, origins: Sequence[str]) -> Headers:
+def rewrite_answer(headers: Headers, base: str, hosts: Sequence[str]) -> Headers:
     """An answer's headers for an app below `base`: places and cookie paths moved, claims to the origin dropped."""
     moved: Headers = []
     for name, value in headers:
@@ -48,20 +48,20 @@ def rewrite_answer(headers: Headers, base: str, origins: Sequence[str]) -> Heade
         if low in DROPPED:
             continue
         if low in (b"location", b"content-location"):
-            value = below(base, value.decode("latin-1"), origins).encode("latin-1")
+            value = below(base, value.decode("latin-1"), hosts).encode("latin-1")
         elif low == b"refresh":
-            value = _refresh(value.decode("latin-1"), base, origins).encode("latin-1")
+            value = _refresh(value.decode("latin-1"), base, hosts).encode("latin-1")
         elif low == b"set-cookie":
             value = cookie_below(value, base)
         moved.append((name, value))
     return moved
 
 
-def _refresh(value: str, base: str, origins: Sequence[str]) -> str:
+def _refresh(value: str, base: str, hosts: Sequence[str]) -> str:
     delay, mark, url = value.partition("=")
     if not mark or not delay.lower().endswith("url"):
         return value
-    moved = below(base, url.strip(" \"'"), origins)
+    moved = below(base, url.strip(" \"'"), hosts)
     return f"{delay}={moved}"
 
 

@@ -221,7 +221,8 @@ class AppRoute:
             scheme = "https" if connection.secure else "http"
             outside = self._places.outside(request.host, {"scheme": scheme})
             if belongs := self._places.escaped(outside, request):
-                return pages.redirect(307, belongs, keep_alive=keep, extra=[(b"Vary", b"Referer")])
+                extra = [(b"Vary", b"Referer"), *origins.cors_for_sandbox(request)]
+                return pages.redirect(307, belongs, keep_alive=keep, extra=extra)
         make = notices.bad_host if on_app_host else notices.bad_address
         return pages.answer(make(reason, self._context.access_url), request, keep_alive=keep)
 
@@ -277,9 +278,12 @@ class AppRoute:
     async def _sandboxed(self, visit: Visit, ticket: Ticket, visitor: Identity | None, keep: bool) -> bytes | None:
         """Pages in a sandbox send no cookies: their address must say who they act for. Such an address is good in the
         browser of its visitor only; whoever was given it is asked who he is."""
-        if not (ticket.sandboxed and visit.is_navigation) or ticket.public:
+        if not visit.is_navigation or ticket.public:
             return None
         plain = f"{visit.address.base[:-1]}{visit.rest.decode('latin-1')}"
+        if not ticket.sandboxed:  # it has been trusted since
+            trusted = visit.sealed and visit.is_top_level and visit.request.method in (b"GET", b"HEAD")
+            return pages.redirect(303, plain, keep_alive=keep) if trusted else None
         if visit.sealed:
             if not visit.is_top_level or visit.request.method not in (b"GET", b"HEAD"):
                 return None

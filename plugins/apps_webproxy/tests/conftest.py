@@ -192,7 +192,7 @@ class Place:
     route: AppRoute
     port: int
 
-    async def raw(self, data: bytes, *, timeout: float = 5.0, eof: bool = False) -> bytes:
+    async def raw(self, data: bytes, *, timeout: float = 30.0, eof: bool = False) -> bytes:
         """Send bytes, read until the end."""
         async with await anyio.connect_tcp("127.0.0.1", self.port) as stream:
             await stream.send(data)

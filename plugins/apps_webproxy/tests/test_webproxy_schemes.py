@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 from coder_agent_apps_webproxy import plugin as webproxy
-from coder_agent_apps_webproxy.html import HtmlBelow
+from coder_agent_apps_webproxy.html import HtmlBelow, Preamble
 from coder_agent_server.context import RoutesContext
 from coder_agent_server.testing import first_user, run_server
 
@@ -52,11 +52,11 @@ def test_pages_are_rewritten_however_they_arrive(step: int) -> None:
         b'<img src=/c.png data-src="/d.png"><form action="/@a/b/ports/80/e"></form>'
         b' 1 < 2 and href="/text"</body></html>'
     )
-    rewriter = HtmlBelow("/@a/b/ports/80/", sandboxed=False)
+    rewriter = HtmlBelow(Preamble("/@a/b/ports/80/", sandboxed=False))
     out = b"".join(rewriter.feed(page[at : at + step]) for at in range(0, len(page), step)) + rewriter.end()
-    before, _, after = out.partition(b"<script>(()=>")
+    before, preamble, after = out.partition(rewriter.preamble.elements())
     assert before == b"<!DOCTYPE html><html><head>"
-    after = after.partition(b"</script>")[2]
+    assert preamble.startswith(b'<script type="importmap">{"imports": {"/": "/@a/b/ports/80/",')
     assert after == (
         b'<meta charset="utf-8"><script src="/@a/b/ports/80/a.js?x=\'>"></script>'
         b'<link href=\'/@a/b/ports/80/b.css\'></head><body><a href="//cdn.example/x">1</a><a href="rel">2</a>'
