@@ -13,10 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(150)
 def test_the_demo_shows_a_relayed_and_a_direct_speedtest(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "demo"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, ROOT / "scripts" / "demo"], cwd=tmp_path, capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, done.stdout + done.stderr
     shown = done.stdout + done.stderr

@@ -30,7 +30,7 @@ def check_command(words: list[str]) -> None:
     program, *rest = words
     assert program in ("coder", "coder-agent")
     shown = subprocess.run(
-        [Path(sys.executable).with_name(program), rest[0], "--help"], capture_output=True, text=True, timeout=30
+        [Path(sys.executable).with_name(program), rest[0], "--help"], capture_output=True, text=True, timeout=90
     )
     assert shown.returncode == 0, shown.stderr
     for flag in (word for word in rest[1:] if word.startswith("--")):

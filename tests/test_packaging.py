@@ -218,7 +218,7 @@ def run(fresh: Path, *command: str) -> subprocess.CompletedProcess[str]:
         cwd=fresh.parent,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=240,
     )
 
 

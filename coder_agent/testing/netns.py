@@ -41,7 +41,7 @@ def unavailable() -> str | None:
 
 
 def _run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=90)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
@@ -56,7 +56,7 @@ class Host:
     address6: str = ""
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def run(self, *command: str, timeout: float = 60, env: Mapping[str, str] | None = None) -> str:
+    def run(self, *command: str, timeout: float = 90, env: Mapping[str, str] | None = None) -> str:
         """Run a command to its end and return its stdout. Raises RuntimeError with its stderr if it fails."""
         done = self.try_run(*command, timeout=timeout, env=env)
         if done.returncode != 0:
@@ -64,7 +64,7 @@ class Host:
         return done.stdout
 
     def try_run(
-        self, *command: str, timeout: float = 60, env: Mapping[str, str] | None = None
+        self, *command: str, timeout: float = 90, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, whatever its exit code."""
         return subprocess.run(
@@ -100,7 +100,7 @@ class Host:
         self._feed(self._inside(["nft", "-f", "-"]), rules)
 
     def _feed(self, command: list[str], text: str) -> None:
-        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=30)
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=90)
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}\n{text}")
 
@@ -151,7 +151,7 @@ class Lab:
         for host in self.hosts:
             host.stop_all()
         for host in self.hosts:
-            subprocess.run(["ip", "netns", "delete", host.name], capture_output=True, check=False, timeout=30)
+            subprocess.run(["ip", "netns", "delete", host.name], capture_output=True, check=False, timeout=90)
         self.hosts.clear()
 
     def host(self, name: str) -> Host:

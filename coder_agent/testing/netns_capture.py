@@ -35,5 +35,5 @@ def capture(host: Host, device: str, folder: Path, expression: str) -> Iterator[
     with run_program("tcpdump", *options, expression, host=host) as program:
         program.wait_for("listening on")
         yield found
-    read = subprocess.run(["tcpdump", "-n", "-r", str(file)], capture_output=True, text=True, check=True, timeout=30)
+    read = subprocess.run(["tcpdump", "-n", "-r", str(file)], capture_output=True, text=True, check=True, timeout=90)
     found.lines = read.stdout.splitlines()

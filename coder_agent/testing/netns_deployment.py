@@ -24,7 +24,7 @@ from typing import Any, Self
 from .deployment import Deployment, Machine, Registered, until
 from .netns import Host
 from .netns_places import Home
-from .processes import Program
+from .processes import PATIENCE, Program
 
 STUN_PORT = 3478
 
@@ -158,12 +158,12 @@ class Cell:
         self.user = self._start(machine, sys.executable, "-m", module, self.workspace.name, *flags)
         return self.user
 
-    def coder(self, *arguments: str, timeout: float = 30) -> Any:
+    def coder(self, *arguments: str, timeout: float = PATIENCE) -> Any:
         """Run a command of the user's to its end and return what it printed as JSON."""
         machine = self.deployment.machine("user", self.user_home)
         return machine.coder(*arguments, timeout=timeout, env=self.deployment.environ()).json()
 
-    def connected(self, timeout: float = 30) -> float:
+    def connected(self, timeout: float = PATIENCE) -> float:
         """Seconds that the user took to hear the agent, by whatever way. Raises AssertionError."""
         return float(self.user.event("connected", timeout)["after"])
 
@@ -185,7 +185,7 @@ class Cell:
         until("the user knows its way", lambda: self.user.events("path"))
         return _found(self.user.events("path")[-1])
 
-    def wait_pong(self, kind: str, since: float, timeout: float = 30) -> float:
+    def wait_pong(self, kind: str, since: float, timeout: float = PATIENCE) -> float:
         """When the first answer by this kind of path came after `since` (both monotonic)."""
 
         def look() -> float | None:
@@ -194,7 +194,7 @@ class Cell:
 
         return until(f"an answer by a {kind} path", look, timeout)
 
-    def wait_answers(self, count: int, timeout: float = 30) -> None:
+    def wait_answers(self, count: int, timeout: float = PATIENCE) -> None:
         """Until the user has heard so many answers through the tunnel."""
         until(f"{count} answers", lambda: len(self.user.events("pong")) >= count, timeout)
 

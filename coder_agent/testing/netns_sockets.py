@@ -38,7 +38,7 @@ def udp_socket(host: Host, address: str = "", port: int = 0) -> socket.socket:
     [made] = found
     if isinstance(made, OSError):
         raise made
-    made.settimeout(2)
+    made.settimeout(30)
     return made
 
 

@@ -19,7 +19,7 @@ from ..node import NodeConfig, TailnetNode, open_node
 from ..protocols.netstack.config import StackConfig
 
 A, B = IPv6Address("fd7a:115c:a1e0::a"), IPv6Address("fd7a:115c:a1e0::b")
-PATIENCE = 5.0
+PATIENCE = 60.0
 """Seconds for a node to learn its own port."""
 
 

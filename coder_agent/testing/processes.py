@@ -18,8 +18,8 @@ from typing import Any
 
 from .netns import Host, stop
 
-PATIENCE = 30.0
-"""Seconds to wait for what must come."""
+PATIENCE = 90.0
+"""Seconds to wait for what must come: nothing is gained by waiting less, and a busy machine is slow."""
 OUTPUT_LIMIT = 4 << 20
 """Characters kept of what a program says; the end of it."""
 

@@ -143,7 +143,7 @@ def parse_token(text: str) -> Token:
     """Let tailcat itself read an address with an embedded relay (``--full-address``)."""
     program = find_tailcat()
     assert program is not None
-    said = json.loads(subprocess.run([program, "parse", text], check=True, capture_output=True, timeout=30).stdout)
+    said = json.loads(subprocess.run([program, "parse", text], check=True, capture_output=True, timeout=90).stdout)
     [region] = said["Region"]
     for node in region["Nodes"]:
         node |= {"Name": "1a", "RegionID": REGION}

@@ -17,7 +17,7 @@ from coder_agent.testing.chromium import Scheme, accessibility_faults, visit
 from coder_agent.testing.deployment import PASSWORD, Deployment, Registered, kill, until
 from coder_agent.testing.processes import Program
 
-pytestmark = [pytest.mark.foreign, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.foreign]
 
 WIDTHS = {360: 780, 900: 900, 1440: 900}
 """Widths of a phone, a tablet, a desk; with heights."""
@@ -26,7 +26,7 @@ CHECKED = {(360, "dark"), (1440, "light")}
 """Where axe looks: both layouts, both sets of colours."""
 MAX_TRANSFER = 150_000
 """Bytes of a page over the wire, without the terminal: the dashboard's budget."""
-PATIENCE = 20_000.0
+PATIENCE = 60_000.0
 """ms for what other processes bring about."""
 
 
@@ -287,9 +287,9 @@ def test_the_network_page_has_regions_the_day_and_health(open_page: Callable[...
     page = open_page("/network")
     row = page.get_by_role("region", name="Regions").get_by_role("row", name="Coder Embedded Relay")
     expect(row).to_contain_text(re.compile(r"\d\.\d ms"), timeout=PATIENCE)
-    expect(page.get_by_role("region", name="Direct or relayed")).to_contain_text("direct_lan", timeout=40_000)
+    expect(page.get_by_role("region", name="Direct or relayed")).to_contain_text("direct_lan", timeout=PATIENCE)
     page.get_by_role("button", name="Check now").click()
-    expect(page.get_by_role("region", name="Health")).to_contain_text("database ok", timeout=60_000)
+    expect(page.get_by_role("region", name="Health")).to_contain_text("database ok", timeout=PATIENCE)
     expect(page.get_by_role("region", name="Health")).to_contain_text("EACS01")
     expect(page.get_by_role("region", name="Health")).to_contain_text("What to do: set --access-url")
     keep_pictures(page, "network", place.screenshots)

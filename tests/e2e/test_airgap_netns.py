@@ -25,7 +25,6 @@ from coder_agent.testing.processes import Program
 
 pytestmark = [
     pytest.mark.netns,
-    pytest.mark.timeout(180),
     pytest.mark.skipif(unavailable() is not None, reason=str(unavailable())),
     pytest.mark.skipif(find_tcpdump() is None, reason="tcpdump is not installed"),
 ]

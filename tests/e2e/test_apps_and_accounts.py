@@ -13,8 +13,6 @@ import pytest
 
 from coder_agent.testing.deployment import Deployment, Registered, until
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Deployment, Registered]]:
@@ -32,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Deployment
 def get(place: Deployment, path: str) -> Any:
     token = (place.user.folder / ".config/coderv2/session").read_text().strip()
     request = urllib.request.Request(f"{place.url}/api/v2{path}", headers={"Coder-Session-Token": token})
-    with urllib.request.urlopen(request, timeout=20) as reply:
+    with urllib.request.urlopen(request, timeout=60) as reply:
         return json.load(reply)
 
 

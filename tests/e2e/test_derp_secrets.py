@@ -6,11 +6,7 @@ import signal
 import socket
 from pathlib import Path
 
-import pytest
-
 from coder_agent.testing.deployment import Deployment
-
-pytestmark = pytest.mark.timeout(60)
 
 MESH = "5ec2e7" * 10 + "abcd"
 TOKEN = "open-5esame-of-the-relay"
@@ -29,7 +25,7 @@ QUIET = ("--address", "127.0.0.1:0", "--stun-address", "disable", "--drain-secon
 def upgrade(port: int, token: str) -> bytes:
     """The first bytes of what the relay answers to somebody who shows `token`."""
     head = f"GET /derp HTTP/1.1\r\nHost: r\r\nUpgrade: DERP\r\nConnection: Upgrade\r\nDerp-Token: {token}\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
         sock.sendall(head.encode())
         return sock.recv(4096)
 

@@ -6,12 +6,8 @@ import json
 import socket
 from pathlib import Path
 
-import pytest
-
 from coder_agent.testing.deployment import Deployment, kill
 from coder_agent.testing.processes import Program
-
-pytestmark = pytest.mark.timeout(180)
 
 
 def free_port() -> int:

@@ -25,7 +25,7 @@ from coder_agent.testing.deployment import Deployment, Registered, resident_byte
 from coder_agent.testing.netns import Lab, unavailable
 from coder_agent.testing.processes import Program
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow]
 PROGRAMS = Path(__file__).parent / "programs"
 FLOOD = 20_000
 """Datagrams of a flood: some 10 MB."""
@@ -84,7 +84,7 @@ def check_memory(program: Program, attack: Callable[[], object]) -> None:
 # ---------------------------------------------------------------- TCP: the server's one port
 
 
-def say(place: Deployment, *parts: bytes, half_close: bool = True, timeout: float = 10) -> bytes:
+def say(place: Deployment, *parts: bytes, half_close: bool = True, timeout: float = 60) -> bytes:
     """Connect, send, hang up halfway, and hear what comes."""
     with socket.create_connection(("127.0.0.1", place.port), timeout) as connection:
         answer = b""
@@ -137,7 +137,7 @@ def test_http_bodies_are_bounded(place: Deployment, server: Program) -> None:
         b"POST /api/v2/users/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     )
     before = resident_bytes(server)
-    answer = say(place, head % size, *[b'"' + b"a" * 65535] * (size // 65536), timeout=30)
+    answer = say(place, head % size, *[b'"' + b"a" * 65535] * (size // 65536), timeout=60)
     assert answer == b"" or re.match(rb"HTTP/1\.1 4\d\d", answer), answer[:200]
     assert resident_bytes(server) - before < ALLOWED_GROWTH
 
@@ -164,7 +164,7 @@ def test_junk_for_the_api(place: Deployment, server: Program, body: bytes) -> No
 
 
 def test_many_idle_connections_do_not_shut_others_out(place: Deployment, dev: Registered) -> None:
-    idle = [socket.create_connection(("127.0.0.1", place.port), 10) for _ in range(200)]
+    idle = [socket.create_connection(("127.0.0.1", place.port), 60) for _ in range(200)]
     try:
         for number, connection in enumerate(idle):
             connection.sendall((b"", b"GET / HTTP/1.1\r\n", UPGRADE)[number % 3])
@@ -220,7 +220,7 @@ def test_a_flood_through_the_relay_is_bounded(place: Deployment, dev: Registered
     """To a key that nobody has, and to a client that never reads."""
     key = NodePrivate.generate(os.urandom)
     with logged_in(place, key), logged_in(place) as sender:
-        sender.settimeout(30)
+        sender.settimeout(90)
 
         def attack() -> None:
             for target in (bytes(32), key.public().raw):
@@ -234,7 +234,7 @@ def test_a_flood_through_the_relay_is_bounded(place: Deployment, dev: Registered
 
 def greeted(place: Deployment) -> tuple[socket.socket, NodePublic]:
     """A relay connection before its login, and the relay's key."""
-    connection = socket.create_connection(("127.0.0.1", place.port), 10)
+    connection = socket.create_connection(("127.0.0.1", place.port), 60)
     connection.sendall(UPGRADE)
     received = b""
     while (at := received.find(MAGIC)) < 0 or len(received) < at + 40:
@@ -245,7 +245,7 @@ def greeted(place: Deployment) -> tuple[socket.socket, NodePublic]:
 
 def speak_and_hear_the_end(connection: socket.socket, junk: bytes) -> None:
     """The relay hangs up; it may do so rudely, and before it has heard everything."""
-    connection.settimeout(15)
+    connection.settimeout(60)
     try:
         connection.sendall(junk)
         connection.shutdown(socket.SHUT_WR)

@@ -15,7 +15,6 @@ from coder_agent.testing.netns import Host, Lab, unavailable
 
 pytestmark = [
     pytest.mark.netns,
-    pytest.mark.timeout(180),
     pytest.mark.skipif(unavailable() is not None, reason=str(unavailable())),
     pytest.mark.skipif(shutil.which("nft") is None, reason="nft (nftables) is not installed"),
 ]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from coder_agent.testing.deployment import Deployment, Registered, kill, until
-from coder_agent.testing.processes import Program
+from coder_agent.testing.processes import PATIENCE, Program
 from coder_agent.testing.tcp_shim import TcpShim
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow]
 PROGRAMS = Path(__file__).parent / "programs"
 MEGABYTE = 1_000_000
 SIZE = 240 * MEGABYTE
@@ -20,8 +20,8 @@ PACE = 20 * MEGABYTE
 """Bytes per second: the transfer lasts 12 s, whatever the machine."""
 EARLY = 20 * MEGABYTE
 """A transfer that has come so far is in full swing."""
-BACK_IN_SERVICE = 10.0
-"""Seconds after the server is back until new connections must work."""
+BACK_IN_SERVICE = 60.0
+"""Seconds after the server is back until new connections must work: three on a machine with nothing else to do."""
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def start_transfer(
     return place.start(place.user, sys.executable, str(PROGRAMS / "transfer.py"), dev.name, str(port), *flags, env=env)
 
 
-def wait_bytes(transfer: Program, count: int, timeout: float = 60) -> None:
+def wait_bytes(transfer: Program, count: int, timeout: float = PATIENCE) -> None:
     """Until so much was transferred."""
 
     def look() -> bool:
@@ -52,7 +52,7 @@ def wait_bytes(transfer: Program, count: int, timeout: float = 60) -> None:
     until(f"{count} bytes transferred", look, timeout)
 
 
-def check_done(transfer: Program, timeout: float = 90) -> None:
+def check_done(transfer: Program, timeout: float = PATIENCE) -> None:
     """It came to its end, and every byte was right."""
     assert transfer.event("done", timeout)["equal"] is True
     assert transfer.wait() == 0
@@ -62,7 +62,7 @@ def check_new_connection(place: Deployment, dev: Registered, port: int, deadline
     """A fresh program reaches the workspace before `deadline` (monotonic), however often it must try."""
 
     def attempt() -> bool:
-        return place.user.coder("ping", dev.name, "-n", "1", timeout=20).code == 0
+        return place.user.coder("ping", dev.name, "-n", "1").code == 0
 
     until("a new `coder ping` works", attempt, deadline - time.monotonic())
     check_done(start_transfer(place, dev, port, "get", "--size", "1000000"))
@@ -102,11 +102,11 @@ def test_a_transfer_survives_cut_relay_connections(
         through = f"http://127.0.0.1:{shim.port}"
         place.start_agent(dev, url=through if whose == "agent" else "")
         transfer = start_transfer(  # as fast as it goes: there is much on the way when it is cut
-            place, dev, bytes_port, direction, "--relayed", "--size", str(4 * SIZE),
+            place, dev, bytes_port, direction, "--relayed", "--size", str(SIZE),
             env={"CODER_URL": through} if whose == "user" else None,
         )  # fmt: skip
         for share in range(1, 4):
-            wait_bytes(transfer, share * SIZE)
+            wait_bytes(transfer, share * SIZE // 4)
             assert shim.cut(b"GET /derp") == 1
         check_new_connection(place, dev, bytes_port, time.monotonic() + BACK_IN_SERVICE)
         check_done(transfer)
@@ -131,7 +131,7 @@ def test_a_killed_agent_is_named_with_the_time_it_went(place: Deployment, dev: R
     speedtest = place.start(place.user, "coder", "speedtest", dev.name, "-t", "30s")
     speedtest.wait_for(r"^0\.00-\d+\.\d\d sec")
     kill(agent)
-    assert speedtest.wait(40) == 1
+    assert speedtest.wait() == 1
     speedtest.wait_for(r"^error: workspace alice/dev: its agent is not connected since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
     assert "Traceback" not in speedtest.output
 

@@ -17,7 +17,6 @@ from coder_agent.testing.netns import Lab, unavailable
 
 pytestmark = [
     pytest.mark.netns,
-    pytest.mark.timeout(120),
     pytest.mark.skipif(unavailable() is not None, reason=str(unavailable())),
 ]
 

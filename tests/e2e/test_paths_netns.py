@@ -19,7 +19,6 @@ from coder_agent.testing.processes import Program
 
 pytestmark = [
     pytest.mark.netns,
-    pytest.mark.timeout(180),
     pytest.mark.skipif(unavailable() is not None, reason=str(unavailable())),
     pytest.mark.skipif(shutil.which("nft") is None, reason="nft (nftables) is not installed"),
 ]
@@ -128,7 +127,7 @@ def test_an_agent_whose_machine_vanished_is_named_with_the_time_it_went(apart: D
     speedtest = apart.start(apart.user, "coder", "speedtest", "dev", "-t", "5m", "--direction", "up")
     speedtest.wait_for(r"^0\.00-\d+\.\d\d sec")
     workspace_host(apart).run("sh", "-c", "ip link set $(ls /sys/class/net | grep -v lo) down")
-    assert speedtest.wait(60) == 1
+    assert speedtest.wait() == 1
     speedtest.wait_for(r"^error: workspace alice/dev: its agent is not connected since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
     assert "Traceback" not in speedtest.output
     ping = apart.user.coder("ping", dev.name, "-n", "1")
@@ -136,7 +135,7 @@ def test_an_agent_whose_machine_vanished_is_named_with_the_time_it_went(apart: D
     assert "\nerror: workspace alice/dev: its agent is not connected since " in ping.err  # after a word on waiting
 
     workspace_host(apart).run("sh", "-c", "ip link set $(ls /sys/class/net | grep -v lo) up")
-    apart.wait_status(dev, "connected", 60)
+    apart.wait_status(dev, "connected")
     assert apart.user.coder("ping", dev.name, "-n", "1").code == 0
 
 

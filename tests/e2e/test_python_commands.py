@@ -91,7 +91,7 @@ async def test_many_at_once_and_much_both_ways() -> None:
     async def cat(workspace: coder_agent.Workspace, number: int) -> None:
         got[number] = (await workspace.run("cat", input=sent[number:])).stdout
 
-    with anyio.fail_after(50):
+    with anyio.fail_after(90):
         async with coder_agent.connect("dev") as workspace, anyio.create_task_group() as tasks:
             for number in range(8):
                 tasks.start_soon(cat, workspace, number)
@@ -102,7 +102,7 @@ async def test_what_is_not_read_waits_in_the_workspace(tmp_path: Path) -> None:
     """A command that prints without end does not fill our memory; its block ends it."""
     count = tmp_path / "count"
     loop = f"while dd if=/dev/zero bs=1M count=1 2>/dev/null; do printf x >> {count}; done"
-    with anyio.fail_after(30):
+    with anyio.fail_after(90):
         async with coder_agent.connect("dev") as workspace, workspace.start(loop) as command:
             assert await command.stdout.receive(10) == bytes(10)
             size = -1
@@ -112,7 +112,6 @@ async def test_what_is_not_read_waits_in_the_workspace(tmp_path: Path) -> None:
             assert size < 40  # MB: windows and socket buffers
 
 
-@pytest.mark.timeout(90)
 async def test_an_agent_that_dies_breaks_its_commands(place: Deployment) -> None:
     agent = place.start_agent(place.create("mortal"))
     with anyio.fail_after(60):
@@ -154,7 +153,7 @@ async def test_awaiting_a_workspace_can_be_cancelled() -> None:
 
 
 async def test_events_end_with_the_workspace() -> None:
-    with anyio.fail_after(30):
+    with anyio.fail_after(90):
         async with coder_agent.connect("dev") as workspace:
             await workspace.wait_direct()
             events = workspace.events()
@@ -188,7 +187,6 @@ def test_blocking_twins(place: Deployment) -> None:
         workspace.run("true")
 
 
-@pytest.mark.timeout(90)
 def test_an_interrupt_cancels_a_blocking_command_and_the_end_of_a_program_closes(
     place: Deployment, tmp_path: Path
 ) -> None:

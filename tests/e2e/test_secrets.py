@@ -12,7 +12,7 @@ import pytest
 from coder_agent.base.keys import DiscoPrivate, NodePrivate
 from coder_agent.testing.deployment import PASSWORD, Deployment, kill
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow]
 TELL_KEYS = """\
 import os
 from coder_agent.base import keys

@@ -30,7 +30,7 @@ from coder_agent.testing.processes import Program, run_program
 
 pytestmark = pytest.mark.anyio
 PLUGINS = [(name, f"coder_agent_{name}.plugin") for name in ("transport_derp", "transport_udp", "nat_traversal")]
-PATIENCE = 60.0
+PATIENCE = 90.0
 """Seconds for a step of a test; other tests share the machine."""
 Serve = Callable[[anyio.abc.ByteStream], Awaitable[None]]
 

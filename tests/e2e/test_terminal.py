@@ -23,8 +23,8 @@ import pytest
 from coder_agent.testing.deployment import BIN, Deployment, Registered, kill, until
 from coder_agent.testing.processes import Program
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
-PATIENCE = 40.0
+pytestmark = [pytest.mark.slow]
+PATIENCE = 90.0
 
 
 @dataclass

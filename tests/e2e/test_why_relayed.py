@@ -15,7 +15,6 @@ from coder_agent.testing.netns import Host, Lab, unavailable
 
 pytestmark = [
     pytest.mark.netns,
-    pytest.mark.timeout(180),
     pytest.mark.skipif(unavailable() is not None, reason=str(unavailable())),
     pytest.mark.skipif(shutil.which("nft") is None, reason="nft (nftables) is not installed"),
 ]
@@ -86,7 +85,7 @@ def test_a_watched_path_tells_of_a_cut_as_it_happens_and_ends_cleanly(apart: Dep
     watch = apart.start(apart.user, "coder", "path", "dev", "--watch", "-o", "json")
     watch.wait_for(r'"kind": "direct"')
     block_udp(workspace_host(apart))
-    watch.wait_for(r'"kind": "relayed"', 60)
+    watch.wait_for(r'"kind": "relayed"')
     assert interrupt(watch) == 0
     lines = [json.loads(line) for line in watch.output.splitlines() if line.startswith("{")]
     assert [line["path"]["kind"] for line in lines if line["path"]["kind"] != "none"][-1] == "relayed"

@@ -17,7 +17,7 @@ import trustme
 
 from coder_agent.testing.deployment import PASSWORD, Deployment, Machine, until
 
-pytestmark = [pytest.mark.foreign, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.foreign]
 LOCAL = "127.0.0.1"
 
 

@@ -64,7 +64,7 @@ class Program:
 
     async def wait_for(self, pattern: re.Pattern[bytes]) -> bytes:
         try:
-            with anyio.fail_after(30):
+            with anyio.fail_after(90):
                 while not (match := pattern.search(self.output)):
                     await self._more.wait()
         except TimeoutError:
@@ -160,7 +160,7 @@ async def test_two_tailcats_talk_through_our_relay(tailcat: str, tmp_path: FileP
 
 async def assert_echo(port: int, data: bytes) -> None:
     """Send `data` to a forwarded echo server and read it back."""
-    with anyio.fail_after(40):
+    with anyio.fail_after(90):
         stream = await connect_when_listening(port)
         async with stream, anyio.create_task_group() as tasks:
             tasks.start_soon(stream.send, data)
@@ -205,7 +205,7 @@ class Sink:
         self._changed = anyio.Event()
 
     async def wait(self, condition: Callable[[], object]) -> None:
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while not condition():
                 await self._changed.wait()
 

@@ -19,7 +19,7 @@ from nbclient import NotebookClient
 from coder_agent.testing.deployment import Deployment
 
 notebooks: Any = import_module("nbformat.v4")  # it has no types
-pytestmark = [pytest.mark.foreign, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.foreign]
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "python.md").read_text("utf-8")
 PRINTED = {
     "A first look": r"42\n\n(direct|relayed)\n",

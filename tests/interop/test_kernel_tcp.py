@@ -38,7 +38,7 @@ THEIRS, OURS = "fd98::1", "fd98::2"
 CLONE_NEWNET = 0x40000000
 TUNSETIFF = 0x400454CA
 IFF_TUN_NO_PI = 0x1001
-PATIENCE = 30.0
+PATIENCE = 90.0
 BULK = 24 << 20
 DRAIN = 48
 """Packets read per turn, stacked to a burst as the runtime does without receive offload."""

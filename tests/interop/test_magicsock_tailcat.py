@@ -84,8 +84,8 @@ def tailcat(tmp_path: FilePath) -> Iterator[Server]:
         )
     finally:
         process.terminate()
-        process.wait(10)
-        drain.join(10)
+        process.wait(60)
+        drain.join(60)
         process.stdout.close()
 
 
@@ -201,7 +201,7 @@ class Node(asyncio.DatagramProtocol):
         self._changed = anyio.Event()
 
     async def wait(self, condition: Callable[[], object]) -> None:
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while not condition():
                 await self._changed.wait()
 
@@ -219,7 +219,7 @@ async def node(server: Server, *, allow_direct: bool = True) -> AsyncIterator[No
             transport.set_map(DerpMap({REGION: DerpRegion(REGION, nodes=(relay,))}))  # type: ignore[attr-defined]
             transport.set_home(REGION)  # type: ignore[attr-defined]
             made.look_around()
-            with anyio.fail_after(30):
+            with anyio.fail_after(90):
                 await made.meet(server)
                 yield made
     finally:

@@ -96,7 +96,7 @@ def netcheck(host: Host, coturn: Host, directory: Path) -> dict[str, Any]:
 
 
 def second_opinion(host: Host, coturn: Host) -> tuple[str, bool]:
-    said = host.run("turnutils_natdiscovery", "-m", "-L", host.address4, coturn.address4, timeout=20)
+    said = host.run("turnutils_natdiscovery", "-m", "-L", host.address4, coturn.address4, timeout=60)
     return next(words for line, words in WORDS.items() if line in said)
 
 

@@ -21,7 +21,7 @@ import pytest
 from coder_agent.testing.deployment import Deployment, Registered, interrupt, kill, until
 from coder_agent.testing.processes import Program, run_program
 
-pytestmark = [pytest.mark.foreign, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.foreign, pytest.mark.slow]
 LOCAL = "127.0.0.1"
 PROGRAMS = Path(__file__).parent / "programs"
 POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("/nowhere"))

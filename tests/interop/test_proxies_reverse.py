@@ -19,7 +19,7 @@ from coder_agent.testing.deployment import Deployment, Machine, Registered, unti
 from coder_agent.testing.netns_deployment import Tls
 from coder_agent.testing.processes import Program
 
-pytestmark = [pytest.mark.foreign, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.foreign]
 LOCAL = "127.0.0.1"
 
 

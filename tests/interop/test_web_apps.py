@@ -26,7 +26,7 @@ JUPYTER = ROOT / "build" / "judges" / "jupyterlab" / "bin" / "jupyter"
 CHROMIUM = shutil.which("chromium")
 PROGRAMS = Path(__file__).parent / "programs"
 
-pytestmark = [pytest.mark.foreign, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.foreign, pytest.mark.slow]
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None and not os.environ.get("CI"), reason="curl is missing")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="chromium is missing")
 needs_jupyter = pytest.mark.skipif(not JUPYTER.exists() and not os.environ.get("CI"), reason="jupyterlab is missing")

@@ -42,7 +42,7 @@ _numbers = itertools.count()
 CLONE_NEWNET = 0x40000000
 BATCH = 40
 """Datagrams at a time: a default socket buffer holds about 90 of full size."""
-PATIENCE = 15.0
+PATIENCE = 60.0
 """Seconds to wait for what must come; more than a retransmitted initiation takes."""
 
 

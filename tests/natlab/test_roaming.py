@@ -26,7 +26,7 @@ PROGRAMS = Path(__file__).parents[1] / "e2e" / "programs"
 PACE = 500_000
 """Bytes per second: slow, so that the transfer is under way however long the move takes."""
 SECONDS = 16
-PATIENCE = 30.0
+PATIENCE = 90.0
 """Seconds after which nothing is waited for any more."""
 STALL, BACK = 3.0, 6.0
 """Seconds for which a transfer may stand still after a move, and in which it is direct again: ten times what it takes
@@ -52,7 +52,7 @@ class Transfer:
 
     program: Program
 
-    def wait_progress(self, since: float, timeout: float = 45) -> float:
+    def wait_progress(self, since: float, timeout: float = PATIENCE) -> float:
         """When bytes came after a (monotonic) time."""
 
         def look() -> float | None:

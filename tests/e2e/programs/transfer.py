@@ -115,7 +115,7 @@ async def main() -> int:
     wanted = parser.parse_args()
     async with coder_agent.connect(wanted.workspace, direct=not wanted.relayed) as workspace:
         if wanted.direct:
-            with anyio.fail_after(15):
+            with anyio.fail_after(60):
                 await workspace.wait_direct()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watch_path, workspace)

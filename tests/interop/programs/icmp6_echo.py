@@ -7,7 +7,7 @@ import struct
 import sys
 
 ECHO_REQUEST, ECHO_REPLY = 128, 129
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as sock:
     sock.settimeout(PATIENCE)

@@ -17,5 +17,5 @@ subprocess.run(["sh", "-c", "kill -HUP $$; echo the shell lives, too"])
 
 
 def test_an_agent_under_nohup_lives_on_and_its_shells_hear_hang_ups() -> None:
-    done = subprocess.run([sys.executable, "-c", AGENT], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", AGENT], capture_output=True, text=True, timeout=90)
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr

@@ -355,5 +355,5 @@ def test_ctrl_c_during_the_imports_is_quiet(program: str) -> None:
         "sys.meta_path.insert(0, Finder())\n"
         f"from coder_agent.cli import start; sys.exit(start.{program}())\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

@@ -29,7 +29,7 @@ async def tunnel() -> AsyncIterator[TailnetNode]:
     async with node_pair([UdpTransportFactory(UdpSettings())]) as (a, b):
         loopback = forward_loopback(b)
         try:
-            with anyio.fail_after(20):
+            with anyio.fail_after(60):
                 yield a
         finally:
             loopback.close()

@@ -69,7 +69,7 @@ async def test_a_reader_that_waits_is_woken_by_an_event_and_by_the_end() -> None
         async for event in events:
             got.append(event)
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(follow)
             await anyio.wait_all_tasks_blocked()

@@ -72,7 +72,7 @@ async def test_whoever_reads_slowly_gets_the_whole_answer(monkeypatch: pytest.Mo
         reader, writer = await dial(port, trusting)
         writer.write(b"?")
         received = bytearray()
-        with anyio.fail_after(30):
+        with anyio.fail_after(90):
             while data := await reader.read(65536):
                 received += data
                 if len(received) % (1 << 20) < 65536:
@@ -96,7 +96,7 @@ async def test_whoever_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch)
     async with serving(Ending) as (_, port, trusting):
         _, writer = await dial(port, trusting)
         writer.write(b"?")
-        with anyio.fail_after(30):
+        with anyio.fail_after(90):
             await ended.wait()
         writer.transport.abort()
 
@@ -110,7 +110,7 @@ async def test_bytes_come_back_as_they_went_both_ways_at_once() -> None:
                 writer.write(BODY[start : start + 100_003])
                 await writer.drain()
 
-        with anyio.fail_after(30):
+        with anyio.fail_after(90):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(send)
                 assert await reader.readexactly(len(BODY)) == BODY

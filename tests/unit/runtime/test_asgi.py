@@ -78,7 +78,7 @@ async def served(folder: Path, app: asgi.AsgiApp = web) -> AsyncIterator[str]:
 async def say(path: str, request: bytes) -> bytes:
     """Everything that is answered until the server closes."""
     heard = b""
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         async with await anyio.connect_unix(path) as stream:
             await stream.send(request)
             while True:
@@ -125,7 +125,7 @@ async def test_a_head_request_gets_no_body(tmp_path: Path) -> None:
 async def test_expect_continue_is_answered_when_the_body_is_wanted(tmp_path: Path) -> None:
     async with served(tmp_path) as path:
         head = b"HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n" + CLOSE + b"\r\n"
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             async with await anyio.connect_unix(path) as stream:
                 await stream.send(b"POST /echo " + head)
                 assert (await stream.receive()).startswith(b"HTTP/1.1 100")
@@ -180,7 +180,7 @@ async def test_the_application_hears_that_the_visitor_left(tmp_path: Path) -> No
         heard.set()
 
     async with served(tmp_path, app) as path:
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             async with await anyio.connect_unix(path) as stream:
                 await stream.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
                 await stream.receive()
@@ -197,7 +197,7 @@ async def test_an_upload_is_read_no_faster_than_the_application_wants_it(tmp_pat
         await answer(send, str(len(body)).encode())
 
     async with served(tmp_path, app) as path:
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             async with await anyio.connect_unix(path) as stream:
                 await stream.send(
                     b"POST / HTTP/1.1\r\nConnection: close\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % total
@@ -278,7 +278,7 @@ async def test_the_application_hears_why_it_ended(tmp_path: Path) -> None:
     async with served(tmp_path, sockets) as path:
         async with unix_connect(path, "ws://app/tell") as client:
             await client.close(4242, "enough")
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             while not TOLD:  # noqa: ASYNC110  (the application tells nobody)
                 await anyio.sleep(0.01)
     assert TOLD == [(4242, "enough")]

@@ -64,7 +64,7 @@ class Watcher:
         self._changed = anyio.Event()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while not condition():
                 await self._changed.wait()
 
@@ -502,7 +502,7 @@ async def test_a_goodbye_is_told_to_the_others() -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(link.run)
             await server.until(lambda: server.coordinator.node(CLIENT) is not None)
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 await link.aclose_gracefully()
         assert [u.kind for r in agent.take() for u in r.updates] == [NODE, DISCONNECTED]
     assert sink.links == ["up"]
@@ -520,13 +520,14 @@ async def test_a_cancelled_link_says_goodbye_too() -> None:
         assert [u.kind for r in agent.take() for u in r.updates] == [NODE, DISCONNECTED]
 
 
-async def test_leaving_while_the_server_is_away_does_not_wait_for_it() -> None:
+async def test_leaving_while_the_server_is_away_does_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Backoff, "next", lambda self: 3600.0)
     sink = Sink()
     link = ControlLink("http://127.0.0.1:9", "t", mode=ClientMode(AGENT), sink=sink)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(link.run)
         await anyio.wait_all_tasks_blocked()
-        with anyio.fail_after(2):
+        with anyio.fail_after(30):
             await link.aclose_gracefully()
 
 
@@ -562,7 +563,7 @@ async def test_an_agent_lives_its_life() -> None:
 
             await server.until(heard)
             await server.until(lambda: server.lifecycle == [2, 5])
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 await link.aclose_gracefully()
     assert server.requests == ["/api/v2/workspaceagents/me/rpc?version=2.10&role=agent"]
     assert server.lifecycle == [2, 5, 6, 9]

@@ -28,7 +28,7 @@ async def test_a_half_close_is_passed_on_and_the_answer_still_comes_back(
     ends: tuple[ByteStream, ByteStream, ByteStream, ByteStream],
 ) -> None:
     client, a, b, server = ends
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(pipe, a, b)
             await client.send(b"request")
@@ -59,6 +59,6 @@ async def test_when_one_side_breaks_both_are_given_up(
             self.aborted = True
 
     broken = Broken()
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         await pipe(ends[1], broken)  # type: ignore[arg-type]
     assert broken.aborted
