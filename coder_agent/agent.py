@@ -146,7 +146,7 @@ class Agent:
     def _facts(self) -> AgentFacts:
         manifest = self._manifest
         assert manifest is not None
-        return AgentFacts(
+        facts = AgentFacts(
             url=self._config.url,
             agent_id=manifest.agent_id,
             workspace_id=manifest.workspace_id,
@@ -156,6 +156,8 @@ class Agent:
             directory=manifest.directory,
             environment=manifest.environment,
         )
+        node = self._node
+        return facts if node is None else replace(facts, nat=node.nat_facts, home=node.home, counters=node.counters())
 
     @asynccontextmanager
     async def _living_services(self) -> AsyncIterator[None]:

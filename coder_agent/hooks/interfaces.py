@@ -326,6 +326,8 @@ class AgentFacts:
     """Which workspace an agent serves, as its server says (coder agent/proto/agent.proto, Manifest).
 
     `directory` may be empty or start with ``~``; `environment` is meant for shells and programs of the workspace.
+    Of its node, as soon as there is one: `nat` is what it knows about its own network, `home` its relay region (0 =
+    none), `counters` what it sent, received and dropped.
     """
 
     url: str
@@ -336,6 +338,9 @@ class AgentFacts:
     owner_username: str = ""
     directory: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    nat: NatFacts | None = None
+    home: int = 0
+    counters: Mapping[str, int] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -1,7 +1,8 @@
 """The agent's HTTP API inside the tunnel, on port 4: what its server and its users ask it about itself.
 
 ``GET /`` greets; ``GET /api/v0/listening-ports`` answers ``{"ports": [{"process_name", "network", "port"}]}``;
-``GET /debug/logs`` the last lines of the agent's log as text, without secrets.
+``GET /api/v0/netcheck`` what the agent knows about its network; ``GET /debug/manifest`` whom it serves; as text,
+without secrets, ``GET /debug/logs`` the last lines of its log and ``GET /debug/prometheus`` its counters.
 Everything else is 404, which stock clients take for "the agent is outdated" and go on. Source: coder agent/api.go.
 """
 
@@ -9,7 +10,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio
@@ -17,6 +19,8 @@ import anyio.abc
 
 if TYPE_CHECKING:
     import h11
+
+    from coder_agent.hooks.interfaces import AgentFacts
 
     from .listening import ListeningPort
 
@@ -29,10 +33,12 @@ CACHE_SECONDS = 1.0
 """A second look within this time shows the same. Source: coder agent/ports_supported.go."""
 MAX_CONNECTIONS = 32
 """At once; more wait. Everybody who may use the workspace may connect."""
+OF_FACTS = ("/api/v0/netcheck", "/debug/manifest", "/debug/prometheus")
+"""What is told once it is known whom the agent serves."""
 
 
 class AgentApiService:
-    """`coder_agent.hooks.interfaces.AgentService`."""
+    """`coder_agent.hooks.interfaces.LivingService`."""
 
     name = "agent-api"
     port = PORT
@@ -44,6 +50,13 @@ class AgentApiService:
         self._log = log
         self._seen: tuple[float, list[ListeningPort]] | None = None
         self._free: anyio.CapacityLimiter | None = None
+        self._facts: Callable[[], AgentFacts] | None = None
+
+    @asynccontextmanager
+    async def open(self, facts: Callable[[], AgentFacts]) -> AsyncIterator[None]:
+        """From now on it is known whom the agent serves."""
+        self._facts = facts
+        yield
 
     async def serve(self, stream: anyio.abc.ByteStream) -> None:
         """One connection: requests one after the other, until either side has enough."""
@@ -76,7 +89,9 @@ class AgentApiService:
 
     async def _answer(self, method: str, target: str) -> tuple[int, object]:
         path = target.partition("?")[0]
-        if path not in ("/", "/api/v0/listening-ports", "/debug/logs"):
+        if path not in ("/", "/api/v0/listening-ports", "/debug/logs") and (
+            self._facts is None or path not in OF_FACTS
+        ):
             return 404, {"message": "Route not found."}
         if method not in ("GET", "HEAD"):
             return 405, {"message": "Method not allowed."}
@@ -84,6 +99,8 @@ class AgentApiService:
             return 200, {"message": "Hello from the agent!"}
         if path == "/debug/logs":
             return 200, self._log()
+        if self._facts is not None and path in OF_FACTS:
+            return 200, _about(path, self._facts())
         ports = await self.ports()
         return 200, {"ports": [{"process_name": one.process_name, "network": "tcp", "port": one.port} for one in ports]}
 
@@ -95,6 +112,14 @@ class AgentApiService:
 
             self._seen = (now, await anyio.to_thread.run_sync(self._look or listening_ports))
         return self._seen[1]
+
+
+def _about(path: str, facts: AgentFacts) -> object:
+    from .agent_documents import manifest_document, metrics_text, netcheck_document  # at first use
+
+    if path == "/debug/prometheus":
+        return metrics_text(facts.counters)
+    return netcheck_document(facts) if path == "/api/v0/netcheck" else manifest_document(facts)
 
 
 async def _read(stream: anyio.abc.ByteStream, machine: h11.Connection) -> h11.Request | None:
