@@ -3,12 +3,13 @@
 The document, as `GET /api/v2/workspaces/{id}/paths` shows it for each agent:
 
     {"peers": [{"peer_id": UUID, "key": "nodekey:…", "kind": "direct" | "relayed" | "none", "path": "ip:port" |
-                "derp:<region>" | "", "latency_ms": number | null, "wire_mtu": bytes | null, "active": bool,
-                "rx_bytes": count, "tx_bytes": count, "nat": NAT | null, "peer_nat": NAT | null,
+                "derp:<region>" | "", "latency_ms": number | null, "loss": share | null, "wire_mtu": bytes | null,
+                "active": bool, "rx_bytes": count, "tx_bytes": count, "nat": NAT | null, "peer_nat": NAT | null,
                 "verdict": verdict/document.py}]}
 
-Bytes are of tunnel packets, since the agent knows the peer, as the agent sees them; NAT is this end's or the peer's:
-"none", "easy" (one outside port for all destinations), "hard" (one for each) or "blocked" (no UDP at all).
+Loss is that of the last regular pings of the way in use. Bytes are of tunnel packets, since the agent knows the peer,
+as the agent sees them; NAT is this end's or the peer's: "none", "easy" (one outside port for all destinations), "hard"
+(one for each) or "blocked" (no UDP at all).
 
 Bounded: the 64 peers that are active or came last. Changes are gathered for a second, and at least ten lie between two
 reports, so that paths which flap do not keep a server busy. While a path is in use, the report is repeated
@@ -57,6 +58,7 @@ def _peer(node: TailnetNode, peer_id: UUID, peer: Node) -> dict[str, object]:
         "kind": status.kind.value,
         "path": path,
         "latency_ms": None if status.latency is None else round(status.latency * 1000, 3),
+        "loss": None if status.loss is None else round(status.loss, 3),
         "wire_mtu": status.wire_mtu or None,
         "active": status.active,
         "rx_bytes": received,

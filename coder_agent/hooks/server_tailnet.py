@@ -25,8 +25,8 @@ DIAL_TIMEOUT = 15.0
 @dataclass(frozen=True, slots=True)
 class TunnelPath:
     """What carries the server's packets to an agent. `addr`: its direct address; `region` and `region_name`: its home
-    relay (0, "" = none known). Units: `latency` in seconds, None = not measured; `tunnel_mtu` in bytes. `reason`:
-    why it is not direct, in one sentence; "" if it is, or nothing is known yet."""
+    relay (0, "" = none known). Units: `latency` in seconds, `loss` a share of the last pings, None = not measured;
+    `tunnel_mtu` in bytes. `reason`: why it is not direct, in one sentence; "" if it is, or nothing is known yet."""
 
     kind: PathKind
     addr: AddrPort | None = None
@@ -35,6 +35,7 @@ class TunnelPath:
     latency: float | None = None
     tunnel_mtu: int = 1280
     reason: str = ""
+    loss: float | None = None
 
 
 class ServerTailnet(Protocol):

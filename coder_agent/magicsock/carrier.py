@@ -9,7 +9,7 @@ from ..base.flow import Flow
 from ..base.paths import CarrierPolicy, PathPolicy, PathQuality, RelayQuality
 from . import constants as c
 from .effects import Effect, FlowWanted, PathDoubted, PathReplaced, RelayWanted
-from .peer import NOTHING, Peer, Purpose
+from .peer import FOREVER, NOTHING, Peer, Purpose
 from .policy import DefaultPathPolicy
 from .prober import Prober
 
@@ -97,6 +97,20 @@ class Carrier:
             peer.relay_pinged_at = now
             effects += self._prober.ping(peer, relay, Purpose.HEARTBEAT, now, 0)[1]
         return effects
+
+    def measure_relay(self, peer: Peer, now: float) -> list[Effect]:
+        """While the relay carries, its latency and loss are measured as those of a direct path are: by a small ping
+        every 3 s of an active session. Ours: upstream does not know how long packets take that way."""
+        if now < peer.relay_ping_at:
+            return NOTHING
+        relay = peer.relay_path()
+        if relay is None or not peer.is_active(now) or not peer.wants_relay(now):
+            peer.relay_ping_at = FOREVER
+            peer.fast_until = float("-inf")  # the next packet must come by, to begin again
+            return NOTHING
+        peer.relay_ping_at = now + c.HEARTBEAT_INTERVAL
+        peer.relay_pinged_at = now
+        return self._prober.ping(peer, relay, Purpose.HEARTBEAT, now, 0)[1]
 
     def figures(self, peer: Peer, now: float) -> tuple[PathQuality, RelayQuality] | None:
         """Both ways as measured, for people. None without a direct path."""

@@ -30,6 +30,8 @@ first pings pass each other while one router is still shut, or the call takes lo
 for the interval. The first is longer than a call takes by relay, as a rule; the second covers distant relays."""
 PING_TIMEOUT = 5.0
 """A pong later than this is not counted."""
+LOSS_PINGS, LOSS_PINGS_LEAST = 20, 3
+"""Loss is what is missing of so many regular pings, a minute's; less than three say nothing."""
 PONG_HISTORY = 64
 """Latencies remembered per candidate. Only the newest decides."""
 PADDED_PING_SIZE = 1310

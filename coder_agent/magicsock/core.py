@@ -390,6 +390,7 @@ class Magicsock:
             effects += self._search.after_heartbeat(peer, now)
         effects += self._search.on_timer(peer, now)
         effects += self._carrier.on_timer(peer, now)
+        effects += self._carrier.measure_relay(peer, now)
         return effects
 
     def _schedule(self, peer: Peer) -> None:

@@ -20,6 +20,7 @@ from .effects import Effect, PathUpdate, Route
 from .quality import Quality
 from .search_state import Account, Allowance, Hunt, MtuState
 from .status import PathStatus
+from .vitals import Vitals
 
 NOTHING: list[Effect] = []
 """The shared answer "do nothing". Never add to it."""
@@ -59,7 +60,7 @@ class Peer:
         "home", "seen_region", "gone_region", "derp_latency",  # relays
         "candidates", "sent", "calls", "ping_backs", "sources",
         "best", "best_at", "trusted_until",
-        "doubt", "quality", "relay_pinged_at",
+        "doubt", "quality", "relay_pinged_at", "relay_ping_at", "direct_vitals", "relay_vitals",
         "mtu", "account", "hunt", "probes", "search_at", "repeat_at", "repeats", "searching_since", "mtu_probed_at",
         "last_send", "last_received", "last_full_ping", "heartbeat_at",
         "called_at", "call_due",  # our call-me-maybes: last sent; waiting until
@@ -82,6 +83,8 @@ class Peer:
         self.sources: dict[AddrPort, None] = {}  # in order of learning
         self.best: PathQuality | None = None
         self.best_at = self.trusted_until = self.relay_pinged_at = NEVER
+        self.relay_ping_at = FOREVER  # while the relay carries, it is measured then
+        self.direct_vitals, self.relay_vitals = Vitals(), Vitals()
         self.doubt = Doubt()
         self.quality = Quality()
         self.mtu = MtuState()
@@ -145,6 +148,16 @@ class Peer:
         """True if the best direct path may be used alone."""
         return self.best is not None and now <= self.trusted_until
 
+    def wants_relay(self, now: float) -> bool:
+        """True if the relay carries, and there is a key to measure it with."""
+        return bool(self.data_region and self.disco) and (self.quality.relayed or not self.is_trusted(now))
+
+    def note_ping(self, ping: SentPing, *, answered: bool) -> None:
+        """A ping came back, or did not in time."""
+        if ping.purpose is Purpose.HEARTBEAT:
+            vitals = self.direct_vitals if isinstance(ping.path, UdpPath) else self.relay_vitals
+            vitals.note(ping.path, answered=answered)
+
     def is_active(self, now: float) -> bool:
         """True if something was sent in the last 45 s."""
         return now - self.last_send <= c.SESSION_ACTIVE_TIMEOUT
@@ -179,6 +192,7 @@ class Peer:
             self.search_at,
             self.repeat_at,
             self.account.tell_at,
+            self.relay_ping_at,
             self.hunt.due,
             self.hunt.ends_at,
         )
@@ -202,7 +216,9 @@ class Peer:
             until = self.next_search_at()
         self.fast_answer = (route, NOTHING)
         # Without an armed heartbeat the next send must come through here again, to arm it.
-        self.fast_until = until if self.heartbeat_at is not None or not self.can_probe else NEVER
+        # So must one that arms the relay's measurement.
+        is_armed = self.heartbeat_at is not None or not self.can_probe
+        self.fast_until = until if is_armed and (self.relay_ping_at != FOREVER or not self.wants_relay(now)) else NEVER
         return route
 
     def _trusted_route(self, direct: UdpPath) -> Route:
@@ -305,11 +321,17 @@ class Peer:
             wire_mtu=best.wire_mtu if best else 0,
             tunnel_mtu=self.mtu.announced,
             trusted_until=self.trusted_until,
-            active=self.heartbeat_at is not None,
+            loss=self._loss(kind),
+            active=self.heartbeat_at is not None or self.relay_ping_at != FOREVER,
             rules=self.rules,
             refused=self._refused(),
             candidates=tuple(candidate.status(self._why_not(candidate)) for candidate in self.candidates),
         )
+
+    def _loss(self, kind: PathKind) -> float | None:
+        if kind is PathKind.DIRECT and self.best is not None:
+            return self.direct_vitals.loss(self.best.path)
+        return self.relay_vitals.loss(self.relay_path())
 
     def _refused(self) -> str:
         match self.rules.direct:

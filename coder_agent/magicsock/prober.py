@@ -213,6 +213,7 @@ class Prober:
             if now < ping.at + c.PING_TIMEOUT:
                 break
             del peer.sent[txid]
+            peer.note_ping(ping, answered=False)
             if ping.purpose is Purpose.MTU:
                 lost(peer, ping, now)
                 continue
@@ -242,6 +243,8 @@ class Prober:
     def wake(self, peer: Peer, now: float) -> list[Effect]:
         """Something is being sent to `peer`: arm its heartbeat, and search if the direct path is not trusted."""
         peer.last_send = now
+        if peer.relay_ping_at == FOREVER and peer.wants_relay(now):
+            peer.relay_ping_at = now + c.HEARTBEAT_INTERVAL
         if not peer.can_probe:
             return []
         if peer.heartbeat_at is None:

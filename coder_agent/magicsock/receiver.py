@@ -123,6 +123,7 @@ class Receiver:
         if isinstance(ping.path, UdpPath) != isinstance(path, UdpPath):
             return [Dropped("pong-by-other-transport")]
         del peer.sent[pong.txid]
+        peer.note_ping(ping, answered=True)
         effects: list[Effect] = []
         if isinstance(ping.path, UdpPath):
             peer.account.answered += 1

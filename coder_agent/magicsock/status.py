@@ -37,7 +37,8 @@ class PathStatus:
     """The way to a peer. `addr` is the direct address in use or being doubted, sent to from our socket
     `socket`, `region` the relay (0 = none known).
 
-    Units: `latency` in seconds or None; `wire_mtu` in bytes, 0 = no direct path;
+    Units: `latency` in seconds or None; `loss`: share of the last regular pings that did not come back, None = too few;
+    `wire_mtu` in bytes, 0 = no direct path;
     `tunnel_mtu`: inner packets to the peer are of up to so many bytes now; `trusted_until` in the core's clock.
     `active`: heartbeats run, for something was sent in the last 45 s. `local` is our report,
     `remote` the peer's, None = it told nothing (a stock peer, or not yet). `too_small`: an address answers small
@@ -63,3 +64,4 @@ class PathStatus:
     birthday: bool = False
     rules: PathRules = NO_RULES
     refused: str = ""
+    loss: float | None = None

@@ -221,9 +221,10 @@ async def test_reports_go_with_their_agent(alice: Api, server: Server, dev: Made
         {"peers": [{**PEER, "peer_id": "x"}]},
         {"peers": [{**PEER, "key": "k" * 129}]},
         {"peers": [{**PEER, "latency_ms": -1}]},
+        {"peers": [{**PEER, "loss": 1.5}]},
         {"peers": "all"},
     ],
-    ids=["too-many", "kind", "peer", "key", "latency", "type"],
+    ids=["too-many", "kind", "peer", "key", "latency", "loss", "type"],
 )
 async def test_nonsense_in_a_report_is_refused(alice: Api, server: Server, dev: Made, body: Any) -> None:
     connect(server, dev)
@@ -255,7 +256,7 @@ def test_all_reports_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
 
 async def test_a_server_without_rules_and_reports_is_taken_as_it_is(server: Server) -> None:
     api = AgentApi(f"{server.url}/somewhere-else", str(uuid4()), DialOptions())
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         assert await api.path_rules() == NO_RULES
         assert await api.report_paths({"peers": []}) is False
 

@@ -30,7 +30,7 @@ logger = logging.getLogger("coder_agent.server")
 MAX_REPORTED_PEERS = 64
 """Peers of one report (coder_agent/path_reports.py sends no more)."""
 
-LATER_FIELDS = frozenset({"rx_bytes", "tx_bytes", "nat", "peer_nat"})
+LATER_FIELDS = frozenset({"loss", "rx_bytes", "tx_bytes", "nat", "peer_nat"})
 
 
 class RulesBody(BaseModel):
@@ -51,6 +51,7 @@ class PeerBody(BaseModel):
     kind: Literal["direct", "relayed", "none"]
     path: str = Field("", max_length=128)
     latency_ms: float | None = Field(None, ge=0, le=1e6, allow_inf_nan=False)
+    loss: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
     wire_mtu: int | None = Field(None, ge=0, le=65535)
     active: bool = False
     rx_bytes: int | None = Field(None, ge=0, lt=1 << 63)

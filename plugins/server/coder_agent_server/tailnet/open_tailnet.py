@@ -161,7 +161,9 @@ class OpenTailnet:
         region = self._node.derp_map.regions.get(status.region)
         reason = explain(self._node, peer.key).summary if status.kind is PathKind.RELAYED else ""
         name = region.region_name or region.region_code if region is not None else ""
-        return TunnelPath(status.kind, status.addr, status.region, name, status.latency, status.tunnel_mtu, reason)
+        return TunnelPath(
+            status.kind, status.addr, status.region, name, status.latency, status.tunnel_mtu, reason, status.loss
+        )
 
     # ------------------------------------------------------------ what the coordinator says
 

@@ -1,7 +1,7 @@
 // The path picture: you – relay – workspace. The line that carries the packets is drawn, thick as its throughput.
 
 import { h } from "./dom.js";
-import { ms, pathWords, rate } from "./words.js";
+import { loss, ms, pathWords, rate } from "./words.js";
 
 const GATES = {
   hard: "hard NAT: another port for each destination",
@@ -73,11 +73,11 @@ function label(x, y, path, searching, leg) {
   if (!path) return null;
   const total = path.rate.rx + path.rate.tx;
   const parts = searching ? [path.verdict ? "looking for a path" : "not in use"]
-    : [latency(path, leg), total >= 1 ? rate(total) : null].filter(Boolean);
-  return h("text", { x, y, "text-anchor": "middle", class: "label" }, parts.join(" · "));
+    : [latency(path, leg), loss(path.loss), total >= 1 ? rate(total) : null].filter(Boolean);
+  return h("text", { x, y, "text-anchor": "middle", class: `label${path.loss >= 0.02 ? " bad" : ""}` }, parts.join(" · "));
 }
 
-// Over a relay nobody measures the whole way; how far the workspace is from the relay is known.
+// Until the whole way over a relay is measured, how far the workspace is from the relay is known.
 function latency(path, leg) {
   if (path.latency_ms !== null) return ms(path.latency_ms);
   return leg === undefined || leg === null ? null : `relay – workspace ${ms(leg)}`;
@@ -88,5 +88,5 @@ function describe(you, workspace, path, control) {
   const met = WITHOUT_GATES.has(path.verdict && path.verdict.code) ? [] : [["your side", path.peer_nat], ["the workspace's side", path.nat]];
   const gates = met.filter(([, kind]) => GATES[kind])
     .map(([side, kind]) => ` On ${side}: ${GATES[kind]}.`).join("");
-  return `${you} to ${workspace}: ${pathWords(path)}${path.latency_ms === null ? "" : `, ${ms(path.latency_ms)}`}, ${rate(path.rate.rx + path.rate.tx)}.${gates}`;
+  return `${you} to ${workspace}: ${pathWords(path)}${path.latency_ms === null ? "" : `, ${ms(path.latency_ms)}`}${path.loss === null ? "" : `, ${loss(path.loss)}`}, ${rate(path.rate.rx + path.rate.tx)}.${gates}`;
 }

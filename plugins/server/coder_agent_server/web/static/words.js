@@ -50,6 +50,10 @@ export function ms(value) {
   return value === null || value === undefined ? "–" : `${value.toFixed(1)} ms`;
 }
 
+export function loss(share) {
+  return share === null || share === undefined ? "" : `${(share * 100).toFixed(share && share < 0.1 ? 1 : 0)} % lost`;
+}
+
 export function bytes(value) {
   for (const unit of ["B", "kB", "MB", "GB"]) {
     if (value < 1000 || unit === "GB") return `${unit === "B" ? Math.round(value) : value.toFixed(1)} ${unit}`;
