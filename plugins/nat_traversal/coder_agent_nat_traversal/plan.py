@@ -75,11 +75,10 @@ def literal_address(node: DerpNode, family: Family) -> str | None:
 
 def https_nodes(derp_map: DerpMap, *, udp_works: bool) -> list[DerpNode]:
     """One relay node per region whose latency only HTTPS can tell: of every region when UDP gets nowhere, else of those
-    without STUN, if there is a home to be chosen at all.
+    without STUN. Also when there is just one: a stock server keeps STUN in regions of their own, and its people are
+    shown how far each agent is from the relay. Source: coder tailscale net/netcheck/netcheck.go (GetReport).
     """
     regions = [region for region in derp_map.regions.values() if region.may_be_home]
-    if udp_works and len(regions) == 1:
-        return []
     mute = [r for r in regions if not udp_works or all(stun_port(node) is None for node in r.nodes)]
     return [next(node for node in region.nodes if not node.stun_only) for region in mute]
 
