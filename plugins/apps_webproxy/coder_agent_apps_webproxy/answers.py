@@ -36,14 +36,16 @@ def inner_hosts(visit: Visit, ticket: Ticket) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def outgoing_request(visit: Visit, ticket: Ticket) -> bytes:
-    """The head for the app."""
+def outgoing_request(visit: Visit, ticket: Ticket, now: float) -> bytes:
+    """The head for the app. `now` is the time of day, by which cookies end."""
     request = visit.request
     upgrade = request.upgrade
     switching = bool(upgrade) and upgrade != b"h2c"  # an app that speaks HTTP/2 could be asked for anything behind it
     headers: Headers = [(b"Host", app_host(visit, ticket).encode("latin-1"))]
     passed = hygiene.to_app(request.headers, keep_upgrade=switching)
     headers += _inside(passed, visit, ticket) if visit.on_path else passed
+    if visit.jar is not None and (kept := visit.jar.header(visit.rest, now)):
+        headers.append((b"Cookie", kept))
     if request.body is Body.CHUNKED:
         headers.append((b"Transfer-Encoding", b"chunked"))
     scheme, _, host = visit.outside.partition("://")
@@ -66,7 +68,7 @@ def _inside(headers: Headers, visit: Visit, ticket: Ticket) -> Headers:
         low = name.lower()
         if low in (b"referer", b"origin"):
             value = paths.app_referer(value.decode("latin-1"), visit.base, visit.outside, inside).encode("latin-1")
-        elif low in NOT_FOR_PAGES and visit.is_navigation:
+        elif (low in NOT_FOR_PAGES and visit.is_navigation) or (low == b"cookie" and visit.jar is not None):
             continue
         found.append((name, value))
     return found
@@ -88,7 +90,7 @@ def outgoing_answer(
     if preamble is not None:
         headers = [field for field in headers if field[0].lower() not in (b"content-length", b"accept-ranges")]
         if any(name.lower() == policies.NAME for name, _ in headers):
-            headers = policies.allow_scripts(headers, preamble.sources())
+            headers = policies.allow_scripts(headers, preamble.sources(), workers=ticket.sandboxed)
     if visit.on_path:
         headers = paths.rewrite_answer(headers, visit.base, inner_hosts(visit, ticket))
     if ticket.sandboxed:

@@ -7,6 +7,7 @@ the browser is gone, so is the request.
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -91,7 +92,7 @@ class Exchange:
 
     async def _attempts(self) -> bool:
         request = self.visit.request
-        head = outgoing_request(self.visit, self.ticket)
+        head = outgoing_request(self.visit, self.ticket, time.time())
         repeatable = request.method in RETRIED and request.body is Body.NONE and not request.upgrade
         if repeatable and (idle := self.apps.take(self.ticket)) is not None:
             self._stream = idle
@@ -181,6 +182,8 @@ class Exchange:
     async def _receive(self, stream: AppStream) -> bool:
         request = self.visit.request
         response, rest = await self._final_head(stream)
+        if (jar := self.visit.jar) is not None:
+            response.headers = jar.keep(response.headers, self.visit.rest, time.time())
         if response.status == 101:
             if not request.upgrade:
                 raise Failed(notices.app_failed("it changed the protocol without being asked."))
@@ -260,7 +263,8 @@ class Exchange:
             return None  # what scripts fetch, they put into a page that was told (below.js)
         if not wants_rewriting(response):
             return None
-        return HtmlBelow(Preamble(visit.base, ticket.sandboxed, inner_hosts(visit, ticket)))
+        cookies = visit.jar.readable(visit.rest, time.time()) if visit.jar is not None else ()
+        return HtmlBelow(Preamble(visit.base, ticket.sandboxed, inner_hosts(visit, ticket), cookies))
 
     def _can_frame(self, response: ResponseHead, rewritten: bool) -> bool:
         """Will the browser see where this answer ends, without the connection's end?"""

@@ -29,6 +29,7 @@ from .exchange import Broken, Exchange, Failed
 from .gate import OFFLINE, Gate, Verdict
 from .http1 import BadHead, Body, Headers, RequestHead, parse_request
 from .hygiene import SIGNED_TOKEN
+from .jars import Jars
 from .pages import Notice
 from .sealing import Sealer, Spent
 from .settings import WebproxySettings
@@ -58,6 +59,7 @@ class AppRoute:
         secret = context.secret("apps_webproxy")
         self._sealer = Sealer(secret, secrets.token_bytes)
         self._spent = Spent()
+        self._jars = Jars()
         self._gate = Gate(context, self._sealer, SignedTokens(secret))
         self.apps = Apps(lambda agent_id, port: context.tailnet.dial(agent_id, port), proxies)
         self._uses = Uses(context.emit)
@@ -197,6 +199,8 @@ class AppRoute:
     async def _pass_on(self, browser: BrowserStream, visit: Visit, ticket: Ticket, extra: Headers, keep: bool) -> bool:
         if visit.address.method is Method.SUBDOMAIN and ticket.cors is CorsBehavior.SIMPLE:
             extra = extra + origins.cors_answer(visit.request, visit.address, self._places.wildcard)
+        if visit.sealed and ticket.sandboxed:
+            visit.jar = self._jars.of((ticket.user_id, visit.address.base))
         seconds = self._settings.answer_timeout
         exchange = Exchange(browser, visit, ticket, self.apps, self._context.access_url, seconds, extra)
         use = self._uses.begin(visit, ticket)

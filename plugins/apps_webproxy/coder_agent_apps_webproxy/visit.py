@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from .addresses import AppAddress, Method
 from .http1 import Headers, RequestHead
+from .jars import Jar
 
 _SEALED = re.compile(rb"/~([A-Za-z0-9_-]{40,512})(?=[/?]|$)")
 
@@ -29,6 +30,8 @@ class Visit:
     credential: str = field(default="", repr=False)
     cookies_count: bool = True
     """Would a browser send the credential by itself, whoever's page asks?"""
+    jar: Jar | None = field(default=None, repr=False)
+    """Cookies that the server keeps in place of a sandboxed page's browser."""
 
     @property
     def base(self) -> str:
