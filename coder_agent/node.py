@@ -80,6 +80,9 @@ DIAL_TIMEOUT = 15.0
 
 SLEEP_TICK = 1.0
 """Seconds between looks at whether the machine slept: half of what the first keystroke afterwards may take."""
+ACK_DELAY = 0.005
+"""Seconds that an acknowledgement may wait for data: a program on this machine that answers at once has answered by
+then, and a tail loss probe of the other side (10 ms at least) has not begun."""
 DRAIN_TIMEOUT = 5.0
 """Seconds that a node which is closed gives its closed streams to get their last bytes through."""
 DRAIN_POLL = 0.005
@@ -107,7 +110,7 @@ class NodeConfig:
     large_packets: bool = True
     force_websockets: bool = False
     dial: DialOptions = field(default_factory=DialOptions)
-    stack: StackConfig = field(default_factory=StackConfig)
+    stack: StackConfig = field(default_factory=lambda: StackConfig(ack_delay=ACK_DELAY))
     vector: bool | None = None
     local_relay: LocalRelay | None = None
 

@@ -136,7 +136,10 @@ def _after_ack(connection: TcpConnection, now: float) -> None:
 def _take_data(connection: TcpConnection, segment: Segment, seq: int, flags: int, now: float) -> None:
     """Store payload and notice the FIN, in whatever order they come."""
     receiver = connection.receiver
-    connection.ack_due = True
+    if seq == receiver.next and not flags & FIN:
+        connection.acknowledge(seq + segment.size, now)
+    else:
+        connection.ack_due = True
     if connection.state not in RECEIVING:
         return
     if segment.size:

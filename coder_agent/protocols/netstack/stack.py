@@ -33,6 +33,10 @@ _EPHEMERAL_FIRST = 49_152
 """RFC 6335 §6."""
 _EPHEMERAL_COUNT = 65_536 - _EPHEMERAL_FIRST
 
+_GATHERED = 64
+"""Small packets of different connections that leave together: more do not fit a burst. Source: the kernel's limit for
+UDP_SEGMENT."""
+
 _LATELY = 2.0
 """Seconds since a connection was heard within which an acknowledgement of ours may have been lost with a path."""
 
@@ -331,6 +335,9 @@ class Stack(Messenger):
                     self.counters["no-route"] += 1
                 elif isinstance(out, bytes):
                     self.outbox.put(peer, out)
+                elif out.count == 1 and len(ready) > 1 and self.outbox.waiting(peer) < _GATHERED:
+                    self.outbox.put(peer, bytes(out.row(0)))  # small requests of many connections leave as one burst
+                    seen[connection] = sent + 1
                 else:
                     yield from self.outbox.drain(blocked)
                     seen[connection] = sent + 1

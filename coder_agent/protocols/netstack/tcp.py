@@ -67,7 +67,7 @@ class TcpConnection:
         "owner", "flow", "local", "remote", "peer", "state", "user", "error", "iss", "irs", "sender", "receiver",
         "send_shift", "timestamps", "stamp_recent", "ack_due", "keepalives_sent", "heard_at", "released", "full",
         "queued", "woken", "scheduled", "wide_offer", "_addresses", "_ports", "_head", "_syn_due", "_syn_at",
-        "_syn_tries", "_syn_sent_at", "_opened_at", "_expire_at", "_probe_due", "_last_ack", "_stamp_offset",
+        "_syn_tries", "_syn_sent_at", "_opened_at", "_expire_at", "_probe_due", "_last_ack", "_ack_at", "_stamp_offset",
         "_challenges", "_challenge_at", "_was_shut", "_passive", "packet_mtu", "_mtu", "_told_mtu", "_peer_mss",
     )  # fmt: skip
 
@@ -117,6 +117,7 @@ class TcpConnection:
         self._expire_at: float | None = None
         self._probe_due = False
         self._last_ack = 0
+        self._ack_at = float("inf")
         self._stamp_offset = iss * 2654435761 & _MASK
         self._challenges = 0
         self._challenge_at = 0.0
@@ -277,6 +278,7 @@ class TcpConnection:
         self.error = error if self.error is None else self.error
         self._syn_due = self.ack_due = self._probe_due = False
         self._syn_at = self._expire_at = None
+        self._ack_at = float("inf")
         self.sender.buffer.clear()
         if self.released:
             self.receiver.buffer.clear()
@@ -312,6 +314,20 @@ class TcpConnection:
         self._syn_due = True
         self.owner.ready(self)
 
+    def acknowledge(self, upto: int, now: float) -> None:
+        """Data up to `upto` arrived in order: acknowledge it now, or, if it is less than a segment, soon: by then there
+        may be data of ours that can carry it."""
+        delay = self.owner.config.ack_delay
+        if (
+            not delay
+            or upto - self._last_ack >= self.sender.mss
+            or self.state is not State.ESTABLISHED
+            or self.receiver.buffer.has_gap
+        ):
+            self.ack_due = True
+        elif self._ack_at > now + delay:
+            self._ack_at = now + delay
+
     def may_challenge(self, now: float) -> bool:
         """True if an acknowledgement that nothing but junk asks for may be sent."""
         if now - self._challenge_at >= 1.0:
@@ -330,11 +346,15 @@ class TcpConnection:
             at = self._syn_at
         if self._expire_at is not None and self._expire_at < at:
             at = self._expire_at
+        if self._ack_at < at:
+            return self._ack_at
         alive = self._keepalive_at()
         return alive if alive < at else at
 
     def on_timer(self, now: float) -> None:
         """Do what is due."""
+        if self._ack_at <= now:
+            self.ack_due = True
         if self._expire_at is not None and self._expire_at <= now:
             self._expire(now)
         elif self._syn_at is not None and self._syn_at <= now:
@@ -462,6 +482,7 @@ class TcpConnection:
     def _acknowledge(self) -> int:
         """Note that everything received is acknowledged by the packet about to leave; returns its window field."""
         self.ack_due = False
+        self._ack_at = float("inf")
         self._last_ack = self.receiver.next
         return self.receiver.advertise(self.sender.mss)
 
