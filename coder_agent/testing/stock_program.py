@@ -1,12 +1,137 @@
-"""The stock Coder program (CLI, agent and server in one) that ``scripts/stock_coder`` builds: a judge of ours."""
+"""The stock Coder program (CLI, agent and server in one) that ``scripts/stock_coder`` builds, as a judge of ours: its
+CLI and its agent with our server, beside our own.
+
+    with open_stock_site(program, tmp_path) as site:
+        print(site.stranger.stock("ping", "dev", "-n", "1").out)  # its CLI, our agent
+        print(site.place.user.coder("ping", "stock", "-n", "1").out)  # our CLI, its agent
+"""
 
 from __future__ import annotations
 
+import random
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from .deployment import PASSWORD, Deployment, Machine, Registered, Result
+from .processes import PATIENCE, Program
+
 PROGRAM = Path(__file__).resolve().parents[2] / "build" / "judges" / "coder" / "coder"
+NOWHERE = "http://127.0.0.1:9"
+"""A proxy that refuses (the discard port): nobody outside is asked anything. Loopback goes without a proxy."""
+RELAYED = "-relayed"
+"""End of the names of workspaces that may only be reached by relay."""
 
 
 def find_stock_coder() -> str | None:
     """Its path; None if it was not built."""
     return str(PROGRAM) if PROGRAM.exists() else None
+
+
+@dataclass(slots=True)
+class StockMachine(Machine):
+    """A machine on which the stock program runs, offline but for loopback."""
+
+    program: str = ""
+
+    def environ(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Its whole environment."""
+        return Machine.environ(self, {"HTTP_PROXY": NOWHERE, "HTTPS_PROXY": NOWHERE, **(more or {})})
+
+    def stock(
+        self, *arguments: str, timeout: float = PATIENCE, stdin: str | None = None, env: Mapping[str, str] | None = None
+    ) -> Result:
+        """Run the stock `coder` to its end."""
+        return self.run(self.program, *arguments, timeout=timeout, stdin=stdin, env=env)
+
+
+@dataclass(slots=True)
+class StockSite:
+    """A server of ours; `place.user` with our CLI, `stranger` with the stock one, the same user; the workspaces `dev`
+    and `dev-relayed` with our agent, `stock` and `stock-relayed` with the stock one."""
+
+    place: Deployment
+    stranger: StockMachine
+    workspaces: dict[str, Registered]
+
+    def forward(self, *specs: str, workspace: str) -> tuple[Program, list[int]]:
+        """The stock `coder port-forward`, listening: for each of `specs`, such as ``tcp:8080``, its local port."""
+        for _ in range(3):  # the port that was free may be taken by the time it listens
+            flags, ports = [], []
+            for network, _, remote in (spec.partition(":") for spec in specs):
+                ports.append(_free_port())
+                flags += [f"--{network}", f"127.0.0.1:{ports[-1]}:{remote}"]
+            program = self.place.start(
+                self.stranger, self.stranger.program, "port-forward", workspace, *flags, env={"CODER_VERBOSE": "true"}
+            )
+            if program.wait_for(r"^Ready!|address already in use")[0] == "Ready!":
+                return program, ports
+            program.stop()
+        raise AssertionError(program.output)
+
+
+def _free_port() -> int:
+    """Free for both protocols, and below those that systems choose by themselves."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 30_000)
+        try:
+            with socket.create_server(("127.0.0.1", port)), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+                udp.bind(("127.0.0.1", port))
+                return port
+        except OSError:
+            continue
+
+
+def start_stock_agent(place: Deployment, machine: StockMachine, workspace: Registered) -> Program:
+    """Start the stock agent of a workspace and wait until the server knows it as connected."""
+    anywhere = "127.0.0.1:0"
+    program = place.start(
+        machine,
+        machine.program,
+        "agent",
+        "--no-reap",
+        *("--log-dir", str(machine.folder)),
+        *("--script-data-dir", str(machine.folder / "scripts")),
+        *("--pprof-address", anywhere, "--prometheus-address", anywhere, "--debug-address", anywhere),
+        env={"CODER_AGENT_URL": place.url, "CODER_AGENT_TOKEN": workspace.token, "SHELL": "/bin/sh"},
+    )
+    place.wait_status(workspace, "connected")
+    return program
+
+
+@contextmanager
+def open_stock_site(program: str, folder: Path, *apps: str) -> Iterator[StockSite]:
+    """Everything started; `apps` are added to `dev` and `stock`, such as ``web 8080 --healthcheck http://…``."""
+    with Deployment(folder) as place:
+        place.start_server()
+        stranger = StockMachine(folder / "stranger", program=program)
+        _sign_in(place, stranger)
+        workspaces = {name: place.create(name) for name in ("dev", "stock", f"dev{RELAYED}", f"stock{RELAYED}")}
+        for name in workspaces:
+            if name.endswith(RELAYED):
+                ruled = place.user.coder("path-rules", name, "--direct", "never")
+                assert ruled.code == 0, str(ruled)
+            for app in apps:
+                added = place.user.coder("app", "add", name, *app.split())
+                assert added.code == 0, str(added)
+        for name, workspace in workspaces.items():
+            if name.startswith("dev"):
+                place.start_agent(workspace)
+            else:
+                start_stock_agent(place, StockMachine(folder / name, program=program), workspace)
+        yield StockSite(place, stranger, workspaces)
+
+
+def _sign_in(place: Deployment, stranger: StockMachine) -> None:
+    """The stock CLI makes the first user, and a token with which ours signs in."""
+    made = stranger.stock(
+        "login", place.url, "--first-user-username", "alice", "--first-user-email", "alice@example.com",
+        "--first-user-password", PASSWORD, "--first-user-trial=false",
+    )  # fmt: skip
+    assert made.code == 0, str(made)
+    token = stranger.stock("tokens", "create", "--name", "ours")
+    assert token.code == 0, str(token)
+    signed_in = place.user.coder("login", place.url, "--token", token.out.strip())
+    assert signed_in.code == 0, str(signed_in)

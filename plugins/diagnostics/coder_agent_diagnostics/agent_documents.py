@@ -54,7 +54,8 @@ def _net_info(nat: NatFacts, home: int) -> Document:
         "GlobalV4": _text(nat.public_v4),
         "GlobalV6": _text(nat.public_v6),
         "HavePortMap": bool(nat.port_mapped),
-        "UDP": bool(nat.udp),
+        "UDP": nat.udp
+        is not False,  # clients call UDP blocked otherwise; where direct paths are forbidden, nobody looked
         "IPv4": bool(nat.ipv4),
         "IPv6": bool(nat.ipv6),
         "IPv4CanSend": bool(nat.ipv4),

@@ -74,3 +74,9 @@ async def test_who_is_not_signed_in_may_not_ask(server: Server) -> None:
 async def test_how_long_a_token_may_live(alice: Api) -> None:
     reply = await alice.get("/api/v2/users/me/keys/tokens/tokenconfig")
     assert reply.json() == {"max_token_lifetime": int(MAX_TOKEN_LIFETIME.total_seconds()) * 10**9}
+
+
+async def test_a_token_without_a_scope_may_everything(alice: Api) -> None:
+    made = await alice.post("/api/v2/users/me/keys/tokens", json={"lifetime": 0, "scope": "", "token_name": "stock"})
+    assert made.status_code == 201
+    assert (await alice.get("/api/v2/users/me/keys/tokens/stock")).json()["scope"] == "all"

@@ -38,7 +38,7 @@ async def config(request: Request) -> Response:
                 "env": str(extra.get("env", "")),
                 "yaml": key,
                 "default": _text(field.get_default(call_default_factory=True)),
-                "value": _text(row.value) if row is not None else None,
+                "value": row.value if row is not None else None,  # stock clients decode it by its type
                 "value_source": row.origin.kind if row is not None else "default",
             }
         )

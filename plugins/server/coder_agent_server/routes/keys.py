@@ -10,6 +10,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from coder_agent.hooks.web import SCOPE_ALL
+
 from ..bodies import read_json
 from ..deployment import deployment
 from ..documents.accounts import api_key_document
@@ -64,7 +66,7 @@ async def create_token(request: Request) -> Response:
     user = await path_user(request, principal)
     server = deployment(request)
     body = await read_json(request, NewTokenBody)
-    scope = OLD_NAMES.get(body.scope, body.scope)
+    scope = OLD_NAMES.get(body.scope, body.scope or SCOPE_ALL)  # a stock CLI sends an empty one
     if scope not in SCOPES:
         raise invalid("scope", f"This must be one of {', '.join(SCOPES)}.")
     if len(body.token_name) > 64:
