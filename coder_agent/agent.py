@@ -15,7 +15,7 @@ import anyio
 
 from .agent_api import AgentApi, with_manifest
 from .base.addresses import CODER_PREFIX, TAILSCALE_PREFIX, node_id, overlay_address
-from .base.coordinate import UpdateKind
+from .base.coordinate import CONNECTION_ENDED, UpdateKind
 from .base.derp_map import DerpMap, viewed_from
 from .base.node import Node
 from .base.path_rules import NO_RULES, PathRules
@@ -29,6 +29,7 @@ from .runtime.agent_link import Manifest
 from .runtime.control_link import AgentMode, ControlLink
 from .runtime.loopback import Loopback, forward_loopback
 from .runtime.mounts import Mounts
+from .vigil import Vigil
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Agent:
         self._config = config
         self._node: TailnetNode | None = None
         self._book: PeerBook | None = None
+        self._vigil: Vigil | None = None
         self._manifest: Manifest | None = None
         self._manifest_came = anyio.Event()
         self._early: list[tuple[UUID, UpdateKind, Node | None, str]] = []
@@ -124,6 +126,8 @@ class Agent:
             self._early.append((peer, kind, node, reason))
         else:
             self._book.update(peer, kind, node, reason)
+            if self._vigil is not None and kind is UpdateKind.LOST and reason == CONNECTION_ENDED:
+                self._vigil.begin(peer)
 
     def on_linked(self) -> None:
         """The server has us."""
@@ -183,6 +187,7 @@ class Agent:
         assert self._manifest is not None
         self._node = node
         self._book = PeerBook(node, acknowledge=self._acknowledge)
+        self._vigil = Vigil(node, self._book)
         self._loopback = forward_loopback(node, self._may_forward, Mounts())
         for service in self._config.services:
             node.listen_tcp(service.port, service.serve)

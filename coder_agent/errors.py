@@ -83,6 +83,10 @@ class TransportBroken(TransportError):
     """Broken by the world."""
 
 
+class TransportEnded(TransportBroken):
+    """The other side's end of it was closed: its program ended, or wanted so. Unlike silence, which may pass."""
+
+
 class EgressRefused(TransportBroken):
     """The deployment does not allow its programs to talk to that address (hook `coder_egress_policy`)."""
 

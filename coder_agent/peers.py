@@ -87,6 +87,12 @@ class PeerBook:
         for peer in self._known:
             self._changed(peer)
 
+    def give_up(self, peer: UUID, reason: str) -> None:
+        """A lost peer will not come back: forget it now, and reset its connections."""
+        if peer in self._lost:
+            self._forget(peer, reason)
+            self._changed(peer)
+
     async def sweep(self) -> None:
         """Forget lost peers whose sessions died long ago. Runs until cancelled."""
         while True:

@@ -8,6 +8,10 @@ from uuid import UUID
 
 from .node import Node
 
+CONNECTION_ENDED = "lost: its connection was closed"
+"""Reason of a LOST when the peer's connection to the coordinator was closed without a goodbye, as a killed program's is
+by its system. A stock coordinator says "lost" whether that happened or the peer fell silent, as one asleep does."""
+
 
 class UpdateKind(IntEnum):
     """What happened to a peer. The numbers are those of the wire (tailnet.proto, PeerUpdate.Kind)."""

@@ -68,10 +68,10 @@ class Session:
         """The responses that wait."""
         return self.mailbox.take()
 
-    def close(self) -> None:
+    def close(self, reason: str = "lost") -> None:
         """The stream is over."""
         if not self._ended:
-            self._core.leave(self, UpdateKind.LOST, "lost")
+            self._core.leave(self, UpdateKind.LOST, reason)
 
     def end(self, error: str = "") -> None:
         """Accept nothing more; `error` becomes the last response. For the coordinator only."""

@@ -56,8 +56,9 @@ class CoordinatorSession(Protocol):
         """No more responses will come: after the last `take` the server ends the stream."""
         ...
 
-    def close(self) -> None:
-        """The stream is over. Without a `disconnect` before, the others hear LOST. Harmless when repeated."""
+    def close(self, reason: str = "lost") -> None:
+        """The stream is over. Without a `disconnect` before, the others hear LOST, with `reason`. Harmless when
+        repeated."""
         ...
 
 

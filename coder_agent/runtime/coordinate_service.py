@@ -6,8 +6,9 @@ from uuid import UUID
 
 import anyio
 
+from ..base.coordinate import CONNECTION_ENDED
 from ..coordination.interface import Coordinator, Role
-from ..errors import RemoteProtocolError, TransportError
+from ..errors import RemoteProtocolError, TransportEnded, TransportError
 from ..protocols.tailnet.convert import request_from_proto, response_to_proto
 from ..protocols.tailnet.proto.tailnet_pb2 import CoordinateRequest
 from .rpc import Handler, streaming
@@ -55,9 +56,13 @@ def coordinate_handler(coordinator: Coordinator, peer: UUID, role: Role, *, name
                     session.reject(exc.message)
                 except TransportError:
                     pass  # given up by the client: the same as leaving
-                session.close()
+                session.close(_why(stream))
                 wake()
         finally:
-            session.close()
+            session.close(_why(stream))
 
     return streaming(CoordinateRequest, coordinate)
+
+
+def _why(stream: RpcStream[CoordinateRequest]) -> str:
+    return CONNECTION_ENDED if isinstance(stream.error, TransportEnded) else "lost"

@@ -25,7 +25,14 @@ import anyio
 import anyio.abc
 from google.protobuf.message import Message
 
-from ..errors import CoderAgentError, CoordinationError, RemoteProtocolError, TransportBroken, TransportClosed
+from ..errors import (
+    CoderAgentError,
+    CoordinationError,
+    RemoteProtocolError,
+    TransportBroken,
+    TransportClosed,
+    TransportEnded,
+)
 from ..protocols.drpc import UNIMPLEMENTED, DrpcStream
 from ..protocols.yamux import (
     DataReceived,
@@ -213,7 +220,7 @@ class RpcConnection:
             try:
                 data = await self._stream.receive()
             except anyio.EndOfStream:
-                self._fail(TransportBroken("the other side closed the connection"))
+                self._fail(TransportEnded("the other side closed the connection"))
                 return
             except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as exc:
                 self._fail(TransportBroken(f"the connection broke: {exc or type(exc).__name__}"))

@@ -154,6 +154,11 @@ class RpcStream(Generic[M]):
         return self._aborted
 
     @property
+    def error(self) -> CoderAgentError | None:
+        """What broke the call; None as long as nothing did."""
+        return self._error
+
+    @property
     def idle(self) -> bool:
         """Nothing received waits to be taken, and nobody is waiting to take it."""
         return not self._inbox and not self._receiving

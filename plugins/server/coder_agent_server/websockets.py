@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+SILENT = 1011
+"""Code of the disconnect when the peer was not heard any more, instead of closing its end. RFC 6455 §7.4.1 has it for a
+server that cannot go on; `websockets` uses it for pings without pong."""
+_NO_WAY = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/json\r\nConnection: close\r\n"
     b'Content-Length: 63\r\n\r\n{"message":"The head of this WebSocket request is too large."}\n'
@@ -25,6 +31,17 @@ class QuietWebSocketProtocol(WebSocketsSansIOProtocol):
             self.handshake_initiated = True
             self.transport.write(_TOO_LARGE)
             self.transport.close()
+
+    def keepalive_timeout(self) -> None:
+        """uvicorn: no pong came."""
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": SILENT})
+        super().keepalive_timeout()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio: the connection is over."""
+        if isinstance(exc, OSError) and exc.errno in _NO_WAY:
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": SILENT})
+        super().connection_lost(exc)
 
     async def send(self, message: ASGISendEvent) -> None:
         """ASGI."""

@@ -6,6 +6,7 @@ import anyio
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from ..problems import Problem
+from ..websockets import SILENT
 
 MAX_REASON_BYTES = 123
 """RFC 6455 §5.5: a close frame's payload is at most 125 bytes, two of them the code."""
@@ -26,13 +27,15 @@ class WebSocketStream:
         self._closed = False
 
     async def receive(self) -> bytes:
-        """Some bytes. Raises anyio.EndOfStream when the peer has closed."""
+        """Some bytes. Raises anyio.EndOfStream when the peer has closed, BrokenResourceError when it fell silent."""
         if self._closed:
             raise anyio.ClosedResourceError
         while True:
             message = await self._socket.receive()
             if message["type"] == "websocket.disconnect":
                 self._closed = True
+                if message.get("code") == SILENT:
+                    raise anyio.BrokenResourceError
                 raise anyio.EndOfStream
             data = message.get("bytes")
             if data is None:  # text is not part of this protocol, but its bytes are all that counts
@@ -73,7 +76,7 @@ class RelaySocket:
         """The next message's bytes; None when the peer has closed."""
         try:
             return await self._stream.receive()
-        except (anyio.EndOfStream, anyio.ClosedResourceError):
+        except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
             return None
 
     async def send(self, data: bytes) -> None:
