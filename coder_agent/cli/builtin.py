@@ -17,6 +17,8 @@ def coder_commands() -> Sequence[CommandSpec]:
         CommandSpec("create", "Register a workspace and print its agent's start line.", f"{here}.workspaces:create"),
         CommandSpec("list", "List workspaces and whether their agents are connected.", f"{here}.workspaces:list_"),
         CommandSpec("delete", "Remove a workspace.", f"{here}.workspaces:delete"),
+        CommandSpec("agent-token", "Make a new token for a workspace's agent.", f"{here}.records:agent_token"),
+        CommandSpec("connections", "Show who was connected to a workspace.", f"{here}.records:connections"),
         CommandSpec("add", "Declare a web app of a workspace.", f"{here}.apps:add", group="app"),
         CommandSpec("list", "List the apps of a workspace.", f"{here}.apps:list_", group="app"),
         CommandSpec("remove", "Forget an app of a workspace.", f"{here}.apps:remove", group="app"),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from coder_agent.testing.deployment import Deployment, Registered, until
@@ -99,6 +101,54 @@ def test_listening_ports_come_through_the_servers_own_tailnet(place: tuple[Deplo
             return port in [one["port"] for one in ports]
 
         until("the agent tells of the port", shown)
+
+
+def test_who_was_connected_is_told_whichever_way_he_came(place: tuple[Deployment, Registered], tmp_path: Path) -> None:
+    deployment, dev = place
+    coder = deployment.user.coder
+    token = (deployment.user.folder / ".config/coderv2/session").read_text().strip()
+    (tmp_path / "big").write_bytes(b"x" * 100_000)
+    program = [sys.executable, "-m", "http.server", "0", "--bind", "127.0.0.1", "-d", str(tmp_path)]
+    port = deployment.start(deployment.workspace, *program).wait_for(r"port (\d+)")[1]
+    with httpx2.Client(
+        base_url=deployment.url, headers={"Coder-Session-Token": token, "User-Agent": "the-test"}
+    ) as web:
+        replies = [web.get(f"/@alice/dev/ports/{port}/{name}") for name in ("big", "none")]
+    assert [reply.status_code for reply in replies] == [200, 404]
+    ids = [reply.headers["X-Coder-Request-Id"] for reply in replies]
+    assert ids[1] == ids[0].replace("-1", "-2")  # one connection, two requests
+    assert coder("ping", dev.name, "-n", "1").code == 0
+
+    def logged() -> list[Any]:
+        found = coder("connections", dev.name, "--output", "json").json()
+        return found if {"tunnel", "port_forwarding"} <= {one["type"] for one in found} else []
+
+    found = {one["type"]: one for one in until("the log has both", lambda: logged() or None)}
+    visit, tunnel = found["port_forwarding"], found["tunnel"]
+    assert (visit["user"]["username"], visit["web_info"]["slug_or_port"]) == ("alice", port)
+    assert (visit["web_info"]["user_agent"], visit["disconnect_time"]) == ("the-test", None)  # he may come back
+    assert tunnel["user"]["username"] == "alice"
+    table = coder("connections", dev.name).out
+    assert f"port {port}" in table
+    assert "alice/dev.main" in table
+    assert coder("connections", dev.name, "--open").out.count("\n") >= 2
+    assert coder("connections", "nowhere").code != 0
+
+
+def test_a_new_token_locks_the_old_agent_out(place: tuple[Deployment, Registered]) -> None:
+    deployment, _ = place
+    coder = deployment.user.coder
+    spare = deployment.create("spare")
+    deployment.start_agent(spare)
+    deployment.wait_status(spare, "connected")
+    asked = coder("agent-token", "spare")
+    assert asked.code != 0
+    assert "--yes" in asked.err
+    line = coder("agent-token", "spare", "--yes").out.strip()
+    assert line.startswith(f"CODER_AGENT_URL={deployment.url} CODER_AGENT_TOKEN=")
+    assert spare.token not in line
+    deployment.wait_status(spare, "disconnected")
+    assert coder("delete", "spare", "--yes").code == 0
 
 
 def test_users_and_tokens(place: tuple[Deployment, Registered]) -> None:

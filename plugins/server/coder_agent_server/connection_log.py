@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime
+from uuid import UUID
 
 import anyio
 
@@ -25,10 +26,13 @@ PRUNE_INTERVAL = 3600.0
 
 
 class ConnectionLogWriter:
-    """Hand it events, `run` it until cancelled, then `flush`."""
+    """Hand it events, `run` it until cancelled, then `flush`. `written` hears which workspace's log has news."""
 
-    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, database: Database, clock: Callable[[], datetime], written: Callable[[UUID], None] = lambda _: None
+    ) -> None:
         self._database = database
+        self._written = written
         self._clock = clock
         self._waiting: deque[tuple[WorkspaceConnection, datetime]] = deque()
         self._news = anyio.Event()
@@ -68,6 +72,8 @@ class ConnectionLogWriter:
         if batch:
             async with self._database.write() as session:
                 await store.record(session, batch)
+            for workspace_id in {event.workspace_id for event, _ in batch}:
+                self._written(workspace_id)
 
 
 def _say(event: Audited) -> None:

@@ -89,7 +89,7 @@ async def open_server(options: ServerOptions, host: PluginHost, settings: Settin
         )
         deployment = await _deploy(options, host, settings, access_url, database, await keeper.start())
         furnish(deployment, host, keeper.failures)
-        log = ConnectionLogWriter(database, deployment.clock)
+        log = ConnectionLogWriter(database, deployment.clock, deployment.live.workspace_changed)
         deployment.observers.append(log)
         certificates = Certificates(tls, options.tls, deployment.relay) if tls and options.tls else None
         if certificates is not None:

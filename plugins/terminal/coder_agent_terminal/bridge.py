@@ -53,6 +53,7 @@ class Bridge:
         self._code, self._reason = ENDED, ""
         self._scope = anyio.CancelScope()
         self._is_open = True
+        self._rx = self._tx = 0  # bytes, as the workspace sees them
 
     async def run(self) -> None:
         """Accept, dial, join, close."""
@@ -65,7 +66,8 @@ class Bridge:
                 await self._join()
         finally:
             forget()
-            self._context.emit(replace(opening, opened=False, reason=self._reason))
+            over = replace(opening, opened=False, reason=self._reason, rx_bytes=self._rx, tx_bytes=self._tx)
+            self._context.emit(over)
             with anyio.CancelScope(shield=True), anyio.move_on_after(1):
                 await self._close()
 
@@ -101,11 +103,14 @@ class Bridge:
                 self._end(TOO_BIG, f"a message is longer than {MAX_UPWARD} bytes")
                 return
             await stream.send(data)
+            self._rx += len(data)
 
     async def _down(self, stream: anyio.abc.ByteStream) -> None:
         try:
             while True:
-                await self._send(await stream.receive())
+                data = await stream.receive()
+                self._tx += len(data)
+                await self._send(data)
         except anyio.EndOfStream:
             self._end(ENDED, "the terminal ended")
 
@@ -162,6 +167,7 @@ class Bridge:
             agent_name=self._place.agent_name,
             user_id=self._visitor.user_id,
             ip=self._context.client_address(self._socket),
+            user_agent=self._socket.headers.get("user-agent", ""),
         )
 
 

@@ -18,7 +18,7 @@ from coder_agent.hooks.server_tailnet import TunnelPath
 
 from ..live.history import AgentHistory, Entry, region_name
 from ..live.observatory import ClientFacts, Observatory
-from ..store.schema import Agent, Workspace
+from ..store.schema import Agent, ConnectionLog, Workspace
 from . import Document, maybe_moment, moment
 from .agents import AgentView, agent_document
 from .apps import share_document
@@ -52,12 +52,13 @@ def workspace_row(workspace: Workspace, view: LiveView) -> Document:
     }
 
 
-def workspace_detail(workspace: Workspace, view: LiveView) -> Document:
-    """A workspace on its own page."""
+def workspace_detail(workspace: Workspace, view: LiveView, past: Sequence[ConnectionLog] = ()) -> Document:
+    """A workspace on its own page. `past`: its newest connections."""
     return {
         **workspace_row(workspace, view),
         "agents": [_agent_detail(agent, workspace, view) for agent in workspace.agents],
         "shares": [share_document(share) for share in workspace.shares],
+        "past": [_past(row) for row in past],
     }
 
 
@@ -182,6 +183,24 @@ def _path(client: ClientFacts, report: Mapping[str, Any] | None, view: LiveView,
         "nat": report.get("nat"),
         "peer_nat": report.get("peer_nat"),
         "verdict": report.get("verdict"),
+    }
+
+
+def _past(row: ConnectionLog) -> Document:
+    """A line of the connection log. Bytes as the workspace sees them."""
+    return {
+        "id": str(row.id),
+        "agent": row.agent_name,
+        "kind": row.kind,
+        "target": row.slug_or_port,
+        "who": row.username,
+        "from": row.ip,
+        "program": row.user_agent,
+        "at": moment(row.connected_at),
+        "until": maybe_moment(row.disconnected_at),
+        "status": row.status_code,
+        "reason": row.reason,
+        "bytes": None if row.rx_bytes is None else {"rx": row.rx_bytes, "tx": row.tx_bytes},
     }
 
 

@@ -37,6 +37,7 @@ from ..rpc.sockets import refuse
 from ..scopes import Need
 from ..store import health as health_store
 from ..store import workspaces as store
+from ..store.connections import newest_of
 from ..store.schema import Workspace
 from .access import maybe_signed_in, path_workspace, signed_in
 
@@ -52,6 +53,8 @@ SIGNED_OUT_CODE = 4401
 """The close code that sends a page to the sign-in form: 401 in the range for private use (RFC 6455 §7.4.2)."""
 MAX_VISITORS = 1_000
 """Feeds at a time."""
+SHOWN_CONNECTIONS = 20
+"""Lines of the connection log on a workspace's page; `coder connections` shows more."""
 MAX_ROWS = 500
 """Workspaces that a page shows; `coder list` shows all."""
 
@@ -75,7 +78,7 @@ async def get_workspace(request: Request) -> Response:
     """What the feed of a workspace page begins with."""
     principal = await signed_in(request, Need.READ)
     workspace = await path_workspace(request, principal)
-    return JSONResponse(detail_document(deployment(request), principal, workspace))
+    return JSONResponse(await detail_document(deployment(request), principal, workspace))
 
 
 async def get_network(request: Request) -> Response:
@@ -96,13 +99,15 @@ async def list_document(server: Deployment, principal: Principal) -> Document:
     }
 
 
-def detail_document(server: Deployment, principal: Principal, workspace: Workspace) -> Document:
+async def detail_document(server: Deployment, principal: Principal, workspace: Workspace) -> Document:
     """Everything about one workspace."""
+    async with server.database.read() as session:
+        past = await newest_of(session, workspace.id, SHOWN_CONNECTIONS)
     return {
         "type": "state",
         "at": moment(server.clock()),
         "total": 1,
-        "workspaces": [workspace_detail(workspace, live_view(server, principal))],
+        "workspaces": [workspace_detail(workspace, live_view(server, principal), past)],
     }
 
 
@@ -302,7 +307,7 @@ class WorkspaceFeed:
                 if workspace is None:
                     await self._visitor.send({"type": "rows", "workspaces": [], "gone": [str(self._id)]})
                     await self._visitor.close(1000, "this workspace was deleted")
-                document = detail_document(self._visitor.server, self._visitor.principal, workspace)
+                document = await detail_document(self._visitor.server, self._visitor.principal, workspace)
                 known = {self._id, *(agent.id for agent in workspace.agents)}
                 await self._visitor.send({"gone": [], **document, "type": kind})
                 kind = "rows"

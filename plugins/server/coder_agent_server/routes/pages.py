@@ -99,7 +99,7 @@ async def workspace_page(request: Request) -> Response:
         found = None if owner is None else await workspaces.find_workspace_by_name(session, owner.id, name)
     if found is None or not principal.may_use(found.owner_id):
         return not_found_page(server, principal)
-    data = detail_document(server, principal, found)
+    data = await detail_document(server, principal, found)
     title = f"{found.owner.username}/{found.name}"
     states = "".join(f"<p>{escape(agent['name'])}: {STATE_WORDS[agent['state']]}</p>" for agent in _agents(data))
     return page(
@@ -108,7 +108,7 @@ async def workspace_page(request: Request) -> Response:
         f"<div id=page><h1>{escape(title)}</h1>{states}</div>",
         principal=principal,
         script="workspace.js",
-        more=("spark.js", "picture.js"),
+        more=("spark.js", "picture.js", "ports.js", "past.js"),
         data=_with_facts(server, principal, data),
     )
 

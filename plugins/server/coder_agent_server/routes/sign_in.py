@@ -165,8 +165,9 @@ async def cli_auth_page(request: Request) -> Response:
         f"<h1>Session token</h1><p>Signed in as {escape(principal.user.username)}."
         " <code>coder login</code> waits for a token; this makes one that is good for seven days.</p>"
         '<form method=post action="/cli-auth"><button class=primary>Make a session token</button></form>'
+        f"{_command(server, 'What asks for it:')}"
     )
-    return page(server, "Session token", f"<div class=narrow>{body}</div>", principal=principal)
+    return page(server, "Session token", f"<div class=narrow>{body}</div>", principal=principal, script="plain.js")
 
 
 async def make_cli_token(request: Request) -> Response:

@@ -82,22 +82,34 @@ async def _serve(server: Deployment, socket: WebSocket, principal: Principal, ag
         unwatch = server.revocations.watch(principal.key_id, close)
         facts = _facts(server, socket, principal, agent, peer_id)
         server.live.client_came(facts)
-        server.emit(_event(agent, facts, opened=True))
+        server.emit(_event(server, agent, facts, opened=True))
         try:
             async with RpcConnection(stream, client=False) as connection:
                 await connection.serve(service.handlers())
         finally:
             forget()
             unwatch()
-            server.emit(_event(agent, facts, opened=False))
+            server.emit(_event(server, agent, facts, opened=False))
             server.live.client_left(facts)
 
 
-def _event(agent: Agent, facts: ClientFacts, *, opened: bool) -> WorkspaceConnection:
-    """For the connection log. A peer that comes back with its resume token is a new connection all the same."""
-    connection_id = uuid5(facts.peer_id, facts.since.isoformat())
+def _event(server: Deployment, agent: Agent, facts: ClientFacts, *, opened: bool) -> WorkspaceConnection:
+    """For the connection log. A peer that comes back with its resume token is a new connection all the same. The bytes
+    are those that the agent told of last, which it does every ten seconds while packets flow."""
+    report = None if opened else server.paths.newest(agent.id)
+    peers = () if report is None else report.peers
+    told = next((peer for peer in peers if peer["peer_id"] == str(facts.peer_id)), {})
     return WorkspaceConnection(
-        connection_id, opened, "tunnel", agent.workspace_id, agent.name, facts.user_id, facts.address
+        id=uuid5(facts.peer_id, facts.since.isoformat()),
+        opened=opened,
+        kind="tunnel",
+        workspace_id=agent.workspace_id,
+        agent_name=agent.name,
+        user_id=facts.user_id,
+        ip=facts.address,
+        user_agent=facts.program,
+        rx_bytes=told.get("rx_bytes"),
+        tx_bytes=told.get("tx_bytes"),
     )
 
 

@@ -87,6 +87,12 @@ async def prune(session: AsyncSession, now: datetime) -> None:
         await session.execute(delete(ConnectionLog).where(ConnectionLog.id.not_in(newest)))
 
 
+async def newest_of(session: AsyncSession, workspace_id: UUID, limit: int) -> list[ConnectionLog]:
+    """The newest connections of a workspace."""
+    found = select(ConnectionLog).where(ConnectionLog.workspace_id == workspace_id)
+    return list(await session.scalars(found.order_by(ConnectionLog.connected_at.desc(), ConnectionLog.id).limit(limit)))
+
+
 async def list_connections(
     session: AsyncSession, which: ConnectionFilter, limit: int, offset: int
 ) -> tuple[list[ConnectionLog], int]:

@@ -222,9 +222,10 @@ class ConnectionLog(Base):
     """One connection to a workspace. It outlives the workspace and its owner: names are kept, not references."""
 
     __tablename__ = "connection_logs"
+    __table_args__ = (Index("ix_connection_logs_workspace_newest", "workspace_id", "connected_at"),)
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
-    workspace_id: Mapped[UUID] = mapped_column(index=True)
+    workspace_id: Mapped[UUID]
     workspace_owner_id: Mapped[UUID]
     workspace_owner_name: Mapped[str] = mapped_column(String(32))
     workspace_name: Mapped[str] = mapped_column(String(32))

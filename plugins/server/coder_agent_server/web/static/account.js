@@ -38,7 +38,14 @@ function list() {
   return section("Tokens and sessions", "tokens", null, keys.length ? h("table", { class: "rows", role: "table" },
     h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, ["Name", "May", "Last used", "Ends", ""].map((name) => h("th", { scope: name ? "col" : null, role: "columnheader" }, name || h("span", { class: "heard" }, "Action"))))),
     h("tbody", { role: "rowgroup" }, keys.map(row)))
-    : h("p", { class: "muted" }, "No token. One lets a program act for you, for as long as you say."));
+    : h("p", { class: "muted" }, "No token. One lets a program act for you, for as long as you say."),
+  h("p", { class: "muted hint" }, "In a shell:"), line("coder tokens list", "list tokens"), line(`coder tokens remove ${revocable()}`, "revoke a token"));
+}
+
+// What a line about revoking names: the first that is not this session.
+function revocable() {
+  const other = keys.find((key) => key.id !== data.key_id);
+  return other ? other.token_name || other.id : "ID";
 }
 
 function row(key) {
@@ -61,7 +68,8 @@ function add() {
       h("label", null, "It may", select("scope", SCOPES)),
       h("label", null, "For", select("days", LIFETIMES)),
       h("button", { class: "primary" }, "Create token")),
-    line(`coder tokens create --name ${wanted.name.trim() || "NAME"} --lifetime ${Number(days[0]) * 24}h${wanted.scope === "all" ? "" : ` --scope ${wanted.scope}`}`, "create it in a shell"));
+    line(`coder tokens create --name ${wanted.name.trim() || "NAME"} --lifetime ${Number(days[0]) * 24}h${wanted.scope === "all" ? "" : ` --scope ${wanted.scope}`}`, "create it in a shell"),
+    h("h3", null, "Sign a shell in, or out"), line(`coder login ${facts.access_url}`, "sign a shell in"), line("coder logout", "sign a shell out"));
 }
 
 function select(name, choices) {

@@ -2,11 +2,13 @@
 
 import { h } from "./dom.js";
 import { facts, redraw } from "./page.js";
-import { call, copyButton, fault, section } from "./parts.js";
+import { call, copyButton, fault, line, section } from "./parts.js";
 
 let listening = null; // null = not asked yet
 let problem = "";
 let asking = false;
+let last = null; // what was shared or taken back here: the line says how to do that in a shell
+let wanted = ""; // the port in the form
 
 const LEVELS = [["owner", "only you"], ["authenticated", "signed in"], ["public", "everybody"]];
 
@@ -32,7 +34,8 @@ async function ask(agent) {
   redraw();
 }
 
-export function ports(workspace, agent) {
+// `name`: the workspace as commands name it.
+export function ports(workspace, agent, name) {
   if (listening === null && !asking) ask(agent);
   const shares = new Map((workspace.shares || []).filter((one) => one.agent_name === agent.name).map((one) => [one.port, one]));
   const found = new Map((listening || []).map((one) => [one.port, one.process_name || ""]));
@@ -42,9 +45,16 @@ export function ports(workspace, agent) {
   return section("Ports", "ports", again, fault(problem),
     rows.length ? h("ul", { class: "list" }, rows.map(([port, process]) => portRow(workspace, agent, port, process, shares.get(port))))
       : h("p", { class: "muted" }, listening === null ? "Asking the workspace…" : "No program listens on a TCP port."),
+    rows.length ? line(shareLine(name, last || { port: rows[0][0], level: "authenticated" }), "share a port in a shell") : null,
     h("form", { class: "inline", onsubmit: (event) => openPort(event, workspace, agent) },
-      h("label", null, "Another port ", h("input", { name: "port", type: "number", min: 9, max: 65535, required: true, placeholder: "8080" })),
-      h("button", null, "Open")));
+      h("label", null, "Another port ", h("input", { name: "port", type: "number", min: 9, max: 65535, required: true, placeholder: "8080",
+        oninput: (event) => { wanted = event.target.value; redraw(); } })),
+      h("button", null, "Open")),
+    line(`coder port-forward ${name} --tcp ${wanted || "8080"}`, "the port on your own machine"));
+}
+
+function shareLine(name, { port, level }) {
+  return `coder port-share ${name} ${port} ${level === "owner" ? "--stop" : `--share ${level}`}`;
 }
 
 function portRow(workspace, agent, port, process, share) {
@@ -59,6 +69,7 @@ function portRow(workspace, agent, port, process, share) {
 
 async function setLevel(workspace, agent, port, level) {
   problem = "";
+  last = { port, level };
   try {
     if (level === "owner") await call("DELETE", `/workspaces/${workspace.id}/port-share`, { agent_name: agent.name, port });
     else await call("POST", `/workspaces/${workspace.id}/port-share`, { agent_name: agent.name, port, share_level: level, protocol: "http" });

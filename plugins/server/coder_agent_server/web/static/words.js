@@ -96,6 +96,12 @@ export function stateReason(agent) {
   }
 }
 
+// The browser behind a User-Agent, for people.
+export function browser(text) {
+  const found = /(Edg|Firefox|Chrome|Safari)[/]/.exec(text);
+  return found ? { Edg: "Edge" }[found[1]] || found[1] : program(text);
+}
+
 // What a client calls itself, short: "coder ssh", "python-coder-agent/1.0".
 export function program(text) {
   return text ? text.split(" ")[0].split("(")[0].slice(0, 40) : "";

@@ -1,6 +1,7 @@
 // What is going on with this one?
 
 import { h } from "./dom.js";
+import { past } from "./past.js";
 import { ports } from "./ports.js";
 import { data, facts, redraw, sayChange, start } from "./page.js";
 import { call, code, copyButton, fault, line, mark, section, time } from "./parts.js";
@@ -38,12 +39,14 @@ function show() {
     head(agent),
     agent.status === "connected" ? pathPicture(agent) : h("div", { key: "away" }, away(agent)),
     h("div", { class: "columns", key: "columns" },
-      h("div", { class: "wide" }, up && apps(agent), up && ports(workspace, agent), agent.state !== "waiting" && [connections(agent), charts(agent)], log(agent)),
+      h("div", { class: "wide" }, up && apps(agent), up && ports(workspace, agent, place(agent)), agent.state !== "waiting" && [connections(agent), charts(agent)], past(workspace, full()), log(agent)),
       h("div", { class: "side" }, agent.state !== "waiting" && reach(agent, up), agentFacts(agent), manage(agent))),
   ];
 }
 
 const full = () => (workspace.owner === facts.user ? workspace.name : `${workspace.owner}/${workspace.name}`);
+// As commands name it: the agent, too, where there are several.
+const place = (agent) => (workspace.agents.length > 1 ? `${full()}.${agent.name}` : full());
 const base = (agent) => `/@${workspace.owner}/${workspace.name}.${agent.name}`;
 
 function head(agent) {
@@ -120,6 +123,7 @@ function away(agent) {
       line(`CODER_AGENT_URL=${facts.access_url} CODER_AGENT_TOKEN=${token || "…"} coder-agent run`, "start the agent"),
       h("p", null, token ? "This token is shown this once; the one before it is no longer good." : "The token was shown when the workspace was registered. ",
         token ? null : h("button", { type: "button", onclick: () => renew(agent) }, "Make a new token")),
+      token ? null : line(`coder agent-token ${place(agent)}`, "make a new token in a shell"),
       h("p", null, "It should say “is up” within a second. What can be in the way:"),
       h("ul", null,
         h("li", null, "the machine cannot reach ", h("code", null, facts.access_url), ": ", h("code", null, `curl ${facts.access_url}/healthz`), " must answer OK"),
@@ -136,13 +140,14 @@ function away(agent) {
 function apps(agent) {
   if (!agent.apps.length) {
     return section("Apps", "apps", null, h("p", { class: "muted" }, "None declared. One is made with:"),
-      line(`coder app add ${full()} web 8080`, "declare an app"));
+      line(`coder app add ${place(agent)} web 8080`, "declare an app"));
   }
   return section("Apps", "apps", null, h("ul", { class: "list" }, agent.apps.map((app) => h("li", { key: app.slug },
     mark(app.health === "unhealthy" ? "degraded" : app.health === "initializing" ? "searching" : "direct", HEALTH[app.health] || app.health),
     h("a", { href: appUrl(agent, app), target: "_blank", rel: "noopener" }, app.name),
     h("span", { class: "muted" }, app.command ? "command" : app.external ? "link" : app.share === "owner" ? "only you" : SHARING[app.share]),
-    app.external ? null : copyButton(new URL(appUrl(agent, app), location.href).href, `Copy the address of ${app.name}`)))));
+    app.external ? null : copyButton(new URL(appUrl(agent, app), location.href).href, `Copy the address of ${app.name}`)))),
+  line(`coder app add ${place(agent)} NAME PORT`, "declare another app"));
 }
 
 const HEALTH = { healthy: "healthy", disabled: "not checked", unhealthy: "its health check fails", initializing: "being checked" };
@@ -203,9 +208,10 @@ function log(agent) {
 // ---------------------------------------------------------------- at the side
 
 function reach(agent, up) {
-  const name = full();
+  const name = place(agent);
   return section("Reach it", "reach", null,
     up ? h("p", null, h("a", { class: "button", href: `${base(agent)}/terminal` }, "Open a terminal")) : null,
+    h("h3", null, "The same terminal in a shell"), line(`coder terminal ${name}`, "terminal"),
     h("h3", null, "Shell"), line(`coder ssh ${name}`, "shell"),
     h("h3", null, "OpenSSH, scp, git, editors"), line("coder config-ssh", "set up OpenSSH"), line(`ssh coder.${workspace.name}`, "by OpenSSH"),
     h("h3", null, "A port on this machine"), line(`coder port-forward ${name} --tcp 8080:8080`, "forward a port"),
@@ -233,6 +239,7 @@ function manage(agent) {
     token && agent.state !== "waiting" ? [h("p", null, "The new token, shown this once:"), line(token, "the new token")] : null,
     h("p", { class: "buttons left" }, h("button", { type: "button", onclick: () => renew(agent) }, "New token"),
       h("button", { type: "button", class: "danger", onclick: remove }, "Delete")),
+    line(`coder agent-token ${place(agent)}`, "make a new token in a shell"),
     line(`coder delete ${full()}`, "delete this workspace"));
 }
 

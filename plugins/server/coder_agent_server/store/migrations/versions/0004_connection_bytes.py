@@ -1,4 +1,4 @@
-"""How much went over a logged connection."""
+"""How much went over a logged connection; and a workspace's newest connections, which its page shows."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -13,3 +13,5 @@ def upgrade() -> None:
     """Add the columns; of what there is nobody knows."""
     for name in ("rx_bytes", "tx_bytes"):
         op.add_column("connection_logs", sa.Column(name, sa.BigInteger(), nullable=True))
+    op.drop_index("ix_connection_logs_workspace_id", "connection_logs")
+    op.create_index("ix_connection_logs_workspace_newest", "connection_logs", ["workspace_id", "connected_at"])
