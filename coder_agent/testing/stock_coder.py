@@ -114,9 +114,7 @@ def _app(app: StockApp) -> bytes:
 
 
 def _script(script: StockScript) -> bytes:
-    return _message(
-        (1, script.name), (3, script.script), (5, script.blocks), (6, script.on_start), (7, script.on_stop)
-    )
+    return _message((1, script.name), (3, script.script), (5, script.blocks), (6, script.on_start), (7, script.on_stop))
 
 
 def _agent(agent: StockAgent) -> bytes:
@@ -224,7 +222,13 @@ class StockServer:
 
     def sign_in(self) -> None:
         """Make the first user, `alice`, and keep her session in `token`."""
-        user = {"email": "alice@example.com", "username": "alice", "name": "Alice", "password": PASSWORD, "trial": False}
+        user = {
+            "email": "alice@example.com",
+            "username": "alice",
+            "name": "Alice",
+            "password": PASSWORD,
+            "trial": False,
+        }
         self._organization = self.call("POST", "/users/first", user)["organization_id"]
         session = self.call("POST", "/users/login", {"email": user["email"], "password": PASSWORD})
         self.token = session["session_token"]

@@ -1,6 +1,7 @@
 """The agent's HTTP API inside the tunnel, on port 4: what its server and its users ask it about itself.
 
 ``GET /`` greets; ``GET /api/v0/listening-ports`` answers ``{"ports": [{"process_name", "network", "port"}]}``;
+``GET /api/v0/containers`` that there are none: we do not ask Docker, and a stock `coder show` wants an answer;
 ``GET /api/v0/netcheck`` what the agent knows about its network; ``GET /debug/manifest`` whom it serves; as text,
 without secrets, ``GET /debug/logs`` the last lines of its log and ``GET /debug/prometheus`` its counters.
 Everything else is 404, which stock clients take for "the agent is outdated" and go on. Source: coder agent/api.go.
@@ -33,6 +34,7 @@ CACHE_SECONDS = 1.0
 """A second look within this time shows the same. Source: coder agent/ports_supported.go."""
 MAX_CONNECTIONS = 32
 """At once; more wait. Everybody who may use the workspace may connect."""
+ALWAYS = ("/", "/api/v0/listening-ports", "/api/v0/containers", "/debug/logs")
 OF_FACTS = ("/api/v0/netcheck", "/debug/manifest", "/debug/prometheus")
 """What is told once it is known whom the agent serves."""
 
@@ -89,14 +91,14 @@ class AgentApiService:
 
     async def _answer(self, method: str, target: str) -> tuple[int, object]:
         path = target.partition("?")[0]
-        if path not in ("/", "/api/v0/listening-ports", "/debug/logs") and (
-            self._facts is None or path not in OF_FACTS
-        ):
+        if path not in ALWAYS and (self._facts is None or path not in OF_FACTS):
             return 404, {"message": "Route not found."}
         if method not in ("GET", "HEAD"):
             return 405, {"message": "Method not allowed."}
         if path == "/":
             return 200, {"message": "Hello from the agent!"}
+        if path == "/api/v0/containers":
+            return 200, {"containers": []}
         if path == "/debug/logs":
             return 200, self._log()
         if self._facts is not None and path in OF_FACTS:
