@@ -10,7 +10,7 @@ It keeps everything in memory and speaks to nobody outside: no telemetry, no sea
 others, no relay map from elsewhere. Its provisioner is `echo`, which reads from a template's files what Terraform would
 have made; so workspaces cost a second, and their agents have the tokens that a test gives them.
 
-Source of the file names and field numbers: coder/coder provisioner/echo/serve.go, provisionersdk/proto/provisioner.proto.
+Source of the file names: coder provisioner/echo/serve.go; of the field numbers: provisionersdk/proto/provisioner.proto.
 """
 
 from __future__ import annotations
@@ -222,15 +222,10 @@ class StockServer:
 
     def sign_in(self) -> None:
         """Make the first user, `alice`, and keep her session in `token`."""
-        user = {
-            "email": "alice@example.com",
-            "username": "alice",
-            "name": "Alice",
-            "password": PASSWORD,
-            "trial": False,
-        }
+        words = {"email": "alice@example.com", "password": PASSWORD}
+        user = {**words, "username": "alice", "name": "Alice", "trial": False}
         self._organization = self.call("POST", "/users/first", user)["organization_id"]
-        session = self.call("POST", "/users/login", {"email": user["email"], "password": PASSWORD})
+        session = self.call("POST", "/users/login", words)
         self.token = session["session_token"]
 
     def create_workspace(self, name: str, agents: Sequence[StockAgent]) -> StockWorkspace:
@@ -260,7 +255,8 @@ class StockServer:
                 job = job[key]
             if job["status"] == "succeeded":
                 return
-            assert job["status"] in ("pending", "running") and time.monotonic() < end, job
+            assert job["status"] in ("pending", "running"), job
+            assert time.monotonic() < end, job
             time.sleep(_POLL)
 
     def agent(self, workspace: StockWorkspace, name: str) -> Any:

@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -77,6 +78,10 @@ class Place:
         """What the server says of an agent of `dev`."""
         document: dict[str, Any] = self.server.agent(self.dev, name)
         return document
+
+    def is_ready(self, workspace: StockWorkspace, name: str) -> bool:
+        """Has an agent started?"""
+        return bool(self.server.agent(workspace, name)["lifecycle_state"] == "ready")
 
     def get(self, path: str, host: str = "", data: bytes | None = None, method: str = "GET") -> bytes:
         """What a signed-in browser gets."""
@@ -138,7 +143,7 @@ def place(stock_coder: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         theirs = {"CODER_AGENT_URL": server.url, "CODER_AGENT_TOKEN": dev.agents["stock"].token}
         exits.enter_context(run_program(stock_coder, "agent", *quiet, env=home.environ(theirs), cwd=home.folder))
         for workspace, name in ((dev, "ours"), (dev, "stock"), (far, "main")):
-            until(f"{name} is ready", lambda w=workspace, n=name: server.agent(w, n)["lifecycle_state"] == "ready")
+            until(f"{name} is ready", partial(made.is_ready, workspace, name))
         yield made
 
 
