@@ -194,8 +194,11 @@ class Deployment:
             self.stun_port = int(program.wait_for(r"Started STUN responder at udp port (\d+)")[1])
         return program
 
-    def start_agent(self, workspace: Registered, *flags: str, url: str = "", verbose: bool = True) -> Program:
-        """Start a workspace's agent and wait until the server knows it as connected. `url`: another way to it."""
+    def start_agent(
+        self, workspace: Registered, *flags: str, url: str = "", verbose: bool = True, wait: bool = True
+    ) -> Program:
+        """Start a workspace's agent and, unless told otherwise, wait until the server knows it as connected. `url`:
+        another way to it."""
         program = self.start(
             self.workspace,
             "coder-agent",
@@ -204,8 +207,9 @@ class Deployment:
             "run",
             env={"CODER_AGENT_URL": url or self.url, "CODER_AGENT_TOKEN": workspace.token},
         )
-        program.wait_for(r"is up$")
-        self.wait_status(workspace, "connected")
+        if wait:
+            program.wait_for(r"is up$")
+            self.wait_status(workspace, "connected")
         return program
 
     # ------------------------------------------------------------ users and workspaces

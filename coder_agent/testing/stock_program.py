@@ -8,19 +8,24 @@ CLI and its agent with our server, beside our own.
 
 from __future__ import annotations
 
+import json
 import random
 import socket
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from .deployment import PASSWORD, Deployment, Machine, Registered, Result
+from .deployment import PASSWORD, Deployment, Machine, Registered, Result, until
+from .exchange import serve_directory
 from .processes import PATIENCE, Program
 
 PROGRAM = Path(__file__).resolve().parents[2] / "build" / "judges" / "coder" / "coder"
 NOWHERE = "http://127.0.0.1:9"
 """A proxy that refuses (the discard port): nobody outside is asked anything. Loopback goes without a proxy."""
+PAGE = "Hello from the workspace."
 RELAYED = "-relayed"
 """End of the names of workspaces that may only be reached by relay."""
 
@@ -55,6 +60,30 @@ class StockSite:
     place: Deployment
     stranger: StockMachine
     workspaces: dict[str, Registered]
+    server: Program
+    page_port: int
+    """Of `PAGE`, which is also the app `web` of each workspace."""
+
+    @property
+    def session(self) -> str:
+        """The token of the stock CLI's user."""
+        return (self.stranger.folder / ".config/coderv2/session").read_text().strip()
+
+    def call(self, method: str, path: str, body: object = None) -> Any:
+        """A request to the server's API; the answer's JSON. Raises HTTPError."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Coder-Session-Token": self.session, "Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.place.url}/api/v2{path}", data, headers, method=method)
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            return json.load(answer)
+
+    def agent(self, workspace: str) -> Any:
+        """What the server says of a workspace's agent."""
+        return self.call("GET", f"/workspaceagents/{self.workspaces[workspace].agent_id}")
+
+    def statuses(self) -> set[str]:
+        """Of all agents."""
+        return {self.agent(name)["status"] for name in self.workspaces}
 
     def forward(self, *specs: str, workspace: str) -> tuple[Program, list[int]]:
         """The stock `coder port-forward`, listening: for each of `specs`, such as ``tcp:8080``, its local port."""
@@ -85,9 +114,9 @@ def _free_port() -> int:
 
 
 def start_stock_agent(place: Deployment, machine: StockMachine, workspace: Registered) -> Program:
-    """Start the stock agent of a workspace and wait until the server knows it as connected."""
+    """Start the stock agent of a workspace."""
     anywhere = "127.0.0.1:0"
-    program = place.start(
+    return place.start(
         machine,
         machine.program,
         "agent",
@@ -97,31 +126,38 @@ def start_stock_agent(place: Deployment, machine: StockMachine, workspace: Regis
         *("--pprof-address", anywhere, "--prometheus-address", anywhere, "--debug-address", anywhere),
         env={"CODER_AGENT_URL": place.url, "CODER_AGENT_TOKEN": workspace.token, "SHELL": "/bin/sh"},
     )
-    place.wait_status(workspace, "connected")
-    return program
 
 
 @contextmanager
-def open_stock_site(program: str, folder: Path, *apps: str) -> Iterator[StockSite]:
-    """Everything started; `apps` are added to `dev` and `stock`, such as ``web 8080 --healthcheck http://…``."""
-    with Deployment(folder) as place:
-        place.start_server()
+def open_stock_site(program: str, folder: Path) -> Iterator[StockSite]:
+    """Everything started."""
+    pages = folder / "pages"
+    pages.mkdir(parents=True)
+    (pages / "index.html").write_text(PAGE)
+    (pages / "big").write_bytes(random.Random(20).randbytes(5 << 20))
+    with serve_directory(pages) as port, Deployment(folder) as place:
+        server = place.start_server()
         stranger = StockMachine(folder / "stranger", program=program)
         _sign_in(place, stranger)
-        workspaces = {name: place.create(name) for name in ("dev", "stock", f"dev{RELAYED}", f"stock{RELAYED}")}
-        for name in workspaces:
-            if name.endswith(RELAYED):
-                ruled = place.user.coder("path-rules", name, "--direct", "never")
-                assert ruled.code == 0, str(ruled)
-            for app in apps:
-                added = place.user.coder("app", "add", name, *app.split())
-                assert added.code == 0, str(added)
-        for name, workspace in workspaces.items():
+        site = StockSite(place, stranger, {}, server, port)
+        for name in ("dev", "stock", f"dev{RELAYED}", f"stock{RELAYED}"):
+            site.workspaces[name] = workspace = _register(site, name)
             if name.startswith("dev"):
-                place.start_agent(workspace)
+                place.start_agent(workspace, wait=False)
             else:
                 start_stock_agent(place, StockMachine(folder / name, program=program), workspace)
-        yield StockSite(place, stranger, workspaces)
+        until("all agents are connected", lambda: site.statuses() == {"connected"} or None)
+        yield site
+
+
+def _register(site: StockSite, name: str) -> Registered:
+    """A workspace; by the API, for a command each takes its time."""
+    url = f"http://localhost:{site.page_port}"
+    app = {"slug": "web", "url": url, "healthcheck_url": f"{url}/", "healthcheck_interval": 1}
+    made = site.call("POST", "/users/me/workspaces", {"name": name, "apps": [app]})
+    if name.endswith(RELAYED):
+        site.call("PUT", f"/workspaces/{made['id']}/path-rules", {"direct": "never"})
+    return Registered(name, made["agent_tokens"][0]["agent_id"], made["agent_token"])
 
 
 def _sign_in(place: Deployment, stranger: StockMachine) -> None:

@@ -14,7 +14,7 @@ import trustme
 from coder_agent.base.derp_map import DerpNode
 from coder_agent.testing.netns import Host
 from coder_agent.testing.processes import run_program
-from coder_agent.testing.stock_program import find_stock_coder
+from coder_agent.testing.stock_program import StockSite, find_stock_coder, open_stock_site
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +24,13 @@ def stock_coder() -> str:
     if program is None:
         pytest.skip("needs a stock Coder: run scripts/stock_coder")
     return program
+
+
+@pytest.fixture(scope="session")
+def stock_site(stock_coder: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StockSite]:
+    """Our server, with the stock CLI and the stock agent beside ours."""
+    with open_stock_site(stock_coder, tmp_path_factory.mktemp("stock-site")) as site:
+        yield site
 
 
 @contextmanager

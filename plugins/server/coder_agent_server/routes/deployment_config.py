@@ -26,10 +26,17 @@ async def config(request: Request) -> Response:
     """Every setting of the server with its value and where that came from."""
     await owner_only(request)
     rows = {row.key: row for row in deployment(request).settings.rows() if row.section in (SECTION, "plugins.server")}
+    effective = deployment(request).options
+    durations = {
+        "health_check_refresh": effective.health_refresh,
+        "health_check_threshold_database": effective.health_database,
+    }
     options: list[Document] = []
     for key, field in ServerSettings.model_fields.items():
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         row = rows.get(key)
+        default = field.get_default(call_default_factory=True)
+        value = row.value if row is not None else default
         options.append(
             {
                 "name": key.replace("_", " ").title(),
@@ -37,8 +44,9 @@ async def config(request: Request) -> Response:
                 "flag": key.replace("_", "-"),
                 "env": str(extra.get("env", "")),
                 "yaml": key,
-                "default": _text(field.get_default(call_default_factory=True)),
-                "value": row.value if row is not None else None,  # stock clients decode it by its type
+                "default": _text(default),
+                # Stock clients decode it by its type; durations are nanoseconds, as Go has them.
+                "value": int(durations[key] * 1e9) if key in durations else value,
                 "value_source": row.origin.kind if row is not None else "default",
             }
         )
