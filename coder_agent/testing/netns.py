@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import IO, Self
 
 _numbers = itertools.count()
-STOP_TIMEOUT = 5.0
+STOP_TIMEOUT = 20.0
 """Seconds for a process to end after SIGTERM before it is killed."""
 
 
@@ -126,7 +126,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
             process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(STOP_TIMEOUT)
+            process.wait()
 
 
 class Lab:

@@ -11,6 +11,7 @@ from . import netns_nat as nat
 from .netns_nat import Mapping, NatKind
 from .netns_places import Home, Visitors
 from .netns_upnp import serve_port_mapping
+from .processes import PATIENCE
 
 LISTEN_PORT = 41641
 FORWARD = NatKind("symmetric-forward", Mapping.RANDOM, forwards=(LISTEN_PORT,))
@@ -33,7 +34,8 @@ Builder = Callable[[Visitors, Path], Places]
 class Pair:
     """Where agent and user are, and what comes of it.
 
-    `within`: seconds for a direct path to be found, or after which there is none. `run_flags`: of ``coder-agent run``.
+    `within`: seconds in which a direct path is found on a machine with nothing else to do, or after which there is
+    none. `run_flags`: of ``coder-agent run``.
     `upnp`: needs miniupnpd.
     """
 
@@ -46,6 +48,11 @@ class Pair:
     says: Cause | None = None
     """What the product says, where it cannot know better: a forwarded port, or a foreseen one, looks punched to a user
     whose ping was answered at once."""
+
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for a direct path: for one that must come, on however busy a machine."""
+        return PATIENCE if self.outcome.is_direct else self.within
 
 
 def apart(agent: NatKind | None, user: NatKind | None, *, ipv6: bool = False) -> Builder:

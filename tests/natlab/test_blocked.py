@@ -16,6 +16,7 @@ from coder_agent.testing.netns import Host, Lab
 from coder_agent.testing.netns_capture import Capture, capture, find_tcpdump
 from coder_agent.testing.netns_deployment import OutsideDeployment, Tls
 from coder_agent.testing.netns_places import Internet, Visitors
+from coder_agent.testing.processes import PATIENCE
 
 pytestmark = [
     pytest.mark.netns,
@@ -40,9 +41,15 @@ class Seen:
 
 
 def converse(
-    deployment: OutsideDeployment, guests: Visitors, folder: Path, agent_flags: list[str], user_flags: list[str]
+    deployment: OutsideDeployment,
+    guests: Visitors,
+    folder: Path,
+    agent_flags: list[str],
+    user_flags: list[str],
+    *,
+    direct: bool = False,
 ) -> Seen:
-    """Two easy homes talk for a while, from the start of both programs to their end."""
+    """Two easy homes talk for a while, from the start of both programs to their end; if it comes to that, `direct`."""
     agent, user = guests.home("agent", nat.EASY), guests.home("user", nat.EASY)
     with ExitStack() as exits:
         wires: dict[str, tuple[Host, str]] = {
@@ -58,6 +65,8 @@ def converse(
         with deployment.cell(agent, user, agent_flags=agent_flags, user_flags=user_flags) as cell:
             cell.connected()
             cell.wait_answers(ANSWERS)
+            if direct:
+                cell.wait_direct(PATIENCE)
             evidence = cell.evidence()
             cell.agent.stop()
     return Seen(captures, evidence, cell.agent.output)
@@ -67,7 +76,7 @@ def test_without_a_block_the_captures_see_it_all(
     deployment: OutsideDeployment, guests: Visitors, tmp_path: Path
 ) -> None:
     """The control: what the others miss would have been seen."""
-    seen = converse(deployment, guests, tmp_path, [], [])
+    seen = converse(deployment, guests, tmp_path, [], [], direct=True)
     assert seen.evidence["kind"] == "direct"
     assert all(found.lines for where, found in seen.captures.items() if where != "internet"), seen.captures
     assert seen.evidence["theirs"]

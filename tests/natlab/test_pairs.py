@@ -34,7 +34,7 @@ def test_pair(
 
 def judge(pair: Pair, cell: Cell, record: Recorder) -> None:
     """The path that is there, by its address; what was tried, by the counts; and what the product says of it."""
-    found, outcome = cell.wait_direct(pair.within), pair.outcome
+    found, outcome = cell.wait_direct(pair.patience), pair.outcome
     evidence = cell.evidence()
     record(pair.name, evidence["verdict"], found)
     print(f"{pair.name}: {evidence['summary']} [{evidence['verdict']}]")

@@ -154,7 +154,7 @@ def slowest_answer(place: Place, agent_kind: NatKind, user_kind: NatKind) -> Rec
     for home in (agent, user):
         home.routers[0].remember_udp(2)
     with deployment.cell(agent, user, user_flags=["--talk", "7"]) as cell:
-        direct = cell.wait_direct(5)
+        direct = cell.wait_direct(PATIENCE)
         assert direct.kind == "direct"
         cell.wait_answers(4)
         return Recovery(max(pong["took"] for pong in cell.user.events("pong")), direct.after)
