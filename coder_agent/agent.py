@@ -13,6 +13,7 @@ from uuid import UUID
 
 import anyio
 
+from .activity import Activity
 from .agent_api import AgentApi, with_manifest
 from .base.addresses import CODER_PREFIX, TAILSCALE_PREFIX, node_id, overlay_address
 from .base.coordinate import CONNECTION_ENDED, UpdateKind
@@ -68,6 +69,7 @@ class Agent:
         self._derp_map: DerpMap | None = None
         self._api = AgentApi(config.url, config.token, config.node.dial)
         self._reporter = PathReporter(self._api)
+        self._activity = Activity()
         self._server_rules = NO_RULES
         self._rules_wanted = anyio.Event()
         self._apps_wanted = anyio.Event()
@@ -75,7 +77,11 @@ class Agent:
         self._unacknowledged: set[UUID] = set()
         self._loopback: Loopback | None = None
         self._link = ControlLink(
-            config.url, config.token, mode=AgentMode(config.version), sink=self, dial=config.node.dial
+            config.url,
+            config.token,
+            mode=AgentMode(config.version, self._activity.stats),
+            sink=self,
+            dial=config.node.dial,
         )
 
     async def run(self) -> None:
@@ -190,7 +196,8 @@ class Agent:
         self._vigil = Vigil(node, self._book)
         self._loopback = forward_loopback(node, self._may_forward, Mounts())
         for service in self._config.services:
-            node.listen_tcp(service.port, service.serve)
+            node.listen_tcp(service.port, self._activity.counted(service.port, service.serve))
+        self._activity.watch(node, self._book.known)
         node.start_soon(self._reporter.run, node, self._book.known)
         node.on_self_changed = self._link.update_self
         node.on_woke = self._link.reconnect

@@ -315,6 +315,11 @@ class TailnetNode:
         counted = self.engine.traffic.get(key)
         return (0, 0) if counted is None else (counted.received, counted.sent)
 
+    @property
+    def connection_count(self) -> int:
+        """How many TCP connections are open, of all peers."""
+        return len(self.engine.stack.connections())
+
     async def wait_path(self, key: NodePublic, kind: PathKind) -> PathStatus:
         """Wait until packets to a peer go this way. Not guaranteed: that they still do when this returns."""
         while (status := self.path(key)).kind is not kind:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import ClassVar
 from uuid import UUID
 
 import anyio
@@ -69,15 +70,20 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class AgentStats:
-    """Traffic since the last report. Units: milliseconds, packets, bytes. A negative latency = nobody is connected."""
+    """Traffic since the last report. Units: milliseconds, packets, bytes. A negative latency = nobody is connected.
+    Sessions are those that are open."""
+
+    NOBODY: ClassVar[float] = -0.001
 
     connections_by_proto: Mapping[str, int] = field(default_factory=dict)
     connection_count: int = 0
-    median_latency_ms: float = -0.001
+    median_latency_ms: float = NOBODY
     rx_packets: int = 0
     rx_bytes: int = 0
     tx_packets: int = 0
     tx_bytes: int = 0
+    ssh_sessions: int = 0
+    terminal_sessions: int = 0
 
 
 class LifecycleState(IntEnum):
@@ -155,15 +161,16 @@ class AgentReporter:
             await self._changed.wait()
 
     async def report_stats(self, connection: RpcConnection) -> None:
-        """Statistics: an empty report first, whose answer says how often, then one whenever there was traffic."""
-        interval = await self._send_stats(connection, pb.Stats())
+        """Statistics: a question without a report first, whose answer says how often, then one whenever there was
+        traffic."""
+        interval = await self._send_stats(connection, None)
         while True:
             await anyio.sleep(interval)
             stats = self._stats() if self._stats is not None else None
             if stats is not None:
                 interval = await self._send_stats(connection, _stats_to_proto(stats))
 
-    async def _send_stats(self, connection: RpcConnection, stats: pb.Stats) -> float:
+    async def _send_stats(self, connection: RpcConnection, stats: pb.Stats | None) -> float:
         answer = await connection.unary(
             f"{SERVICE}UpdateStats", pb.UpdateStatsRequest(stats=stats), pb.UpdateStatsResponse, timeout=CALL_TIMEOUT
         )
@@ -200,4 +207,6 @@ def _stats_to_proto(stats: AgentStats) -> pb.Stats:
         rx_bytes=stats.rx_bytes,
         tx_packets=stats.tx_packets,
         tx_bytes=stats.tx_bytes,
+        session_count_ssh=stats.ssh_sessions,
+        session_count_reconnecting_pty=stats.terminal_sessions,
     )

@@ -154,6 +154,7 @@ class FakeServer(Watcher):
     resume_token: str = "resume-1"
     stats: list[agent_pb2.Stats] = field(default_factory=list)
     stats_interval_ms: int = 30_000
+    asked_for_interval: int = 0
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -234,7 +235,10 @@ class FakeServer(Watcher):
 
     async def _stats(self, request: agent_pb2.UpdateStatsRequest) -> agent_pb2.UpdateStatsResponse:
         self.called.append("UpdateStats")
-        self.stats.append(request.stats)
+        if request.HasField("stats"):
+            self.stats.append(request.stats)
+        else:
+            self.asked_for_interval += 1
         self.note()
         answer = agent_pb2.UpdateStatsResponse()
         answer.report_interval.FromMilliseconds(self.stats_interval_ms)
@@ -594,15 +598,16 @@ async def test_an_agent_reports_each_state_once_however_often_it_connects() -> N
 
 async def test_an_agent_reports_traffic_at_the_servers_interval() -> None:
     server, sink = FakeServer(stats_interval_ms=5), Sink()
-    reports = [AgentStats({"TCP": 1}, 1, 2.5, 3, 4, 5, 6), None, AgentStats(rx_bytes=9)]
+    reports = [AgentStats({"TCP": 1}, 1, 2.5, 3, 4, 5, 6, 7, 8), None, AgentStats(rx_bytes=9)]
     mode = AgentMode(stats=lambda: reports.pop(0) if reports else None)
     async with serving(server), running(ControlLink(server.url, "token", mode=mode, sink=sink).run):
-        await server.until(lambda: len(server.stats) == 3)
-    empty, first, second = server.stats
-    assert empty == agent_pb2.Stats()
+        await server.until(lambda: len(server.stats) == 2)
+    first, second = server.stats
+    assert server.asked_for_interval == 1, "a report without anything in it would count as one"
     assert (dict(first.connections_by_proto), first.connection_count) == ({"TCP": 1}, 1)
     assert (first.connection_median_latency_ms, first.rx_packets, first.rx_bytes) == (2.5, 3, 4)
     assert (first.tx_packets, first.tx_bytes, second.rx_bytes) == (5, 6, 9)
+    assert (first.session_count_ssh, first.session_count_reconnecting_pty) == (7, 8)
     assert second.connection_median_latency_ms < 0  # nobody is connected
 
 
