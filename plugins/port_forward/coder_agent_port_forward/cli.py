@@ -95,8 +95,15 @@ def _listed(texts: list[str] | None) -> list[str]:
 
 
 def _limit(wish: int) -> int:
-    """No more connections than the system has sockets for us."""
-    return max(1, min(wish, raise_descriptor_limit() - DESCRIPTORS_BESIDE))
+    """No more connections than the system has sockets for us; fewer than wished for is said."""
+    allowed = raise_descriptor_limit()
+    limit = max(1, min(wish, allowed - DESCRIPTORS_BESIDE))
+    if limit < wish:
+        note(
+            f"warning: this program may open {allowed} files, so it holds at most {limit} connections at once, "
+            f"not {wish}; raise the limit for more (ulimit -Hn)"
+        )
+    return limit
 
 
 def _warn(forwards: tuple[Forward, ...], socks: Forward | None) -> None:
