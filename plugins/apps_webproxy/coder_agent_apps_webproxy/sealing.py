@@ -15,9 +15,11 @@ import binascii
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 NONCE = 12
 MAX_SEALED = 512
@@ -29,8 +31,14 @@ class Sealer:
     """Seals and opens. `secret` is the deployment's, `rng` gives nonces."""
 
     def __init__(self, secret: bytes, rng: Callable[[int], bytes]) -> None:
-        self._cipher = AESGCM(hashlib.sha256(b"coder apps, sealed keys\0" + secret).digest())
+        self._key = hashlib.sha256(b"coder apps, sealed keys\0" + secret).digest()
         self._rng = rng
+
+    @cached_property
+    def _cipher(self) -> AESGCM:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # at first use: 6 MB
+
+        return AESGCM(self._key)
 
     def seal(self, text: str, purpose: str, expires_at: float) -> str:
         """`text`, readable by us alone until `expires_at` (wall clock, seconds), for `purpose` alone."""
@@ -44,6 +52,8 @@ class Sealer:
         """Text and expiry; None if it is not ours, not for this purpose, or too old."""
         if len(sealed) > MAX_SEALED:
             return None
+        from cryptography.exceptions import InvalidTag
+
         try:
             raw = base64.urlsafe_b64decode(sealed + "=" * (-len(sealed) % 4))
             plain = self._cipher.decrypt(raw[:NONCE], raw[NONCE:], purpose.encode())

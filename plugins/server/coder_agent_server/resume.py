@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING
 from uuid import UUID
 
-from joserfc import jwt
-from joserfc.errors import JoseError
-from joserfc.jwk import OctKey
+if TYPE_CHECKING:
+    from joserfc.jwk import OctKey
 
 LIFETIME = timedelta(hours=24)
 REFRESH_IN = timedelta(hours=12)
@@ -38,14 +39,25 @@ class IssuedToken:
 
 
 class ResumeTokens:
-    """Signs and checks. `key` is kept with the deployment, so that a restart changes nothing."""
+    """Signs and checks. `key` is kept with the deployment, so that a restart changes nothing.
+
+    The library is loaded when the first client connects: with its cryptography it has 10 MB.
+    """
 
     def __init__(self, key: bytes, key_id: UUID) -> None:
-        self._key = OctKey.import_key(key)
+        self._secret = key
         self._key_id = str(key_id)
+
+    @cached_property
+    def _key(self) -> OctKey:
+        from joserfc.jwk import OctKey
+
+        return OctKey.import_key(self._secret)
 
     def issue(self, peer_id: UUID, now: datetime) -> IssuedToken:
         """A token for `peer_id`."""
+        from joserfc import jwt
+
         expires_at = now + LIFETIME
         claims = {"sub": str(peer_id), "exp": int(expires_at.timestamp())}
         text = jwt.encode({"alg": ALGORITHM, "kid": self._key_id}, claims, self._key, algorithms=[ALGORITHM])
@@ -53,6 +65,9 @@ class ResumeTokens:
 
     def verify(self, text: str, now: datetime) -> UUID:
         """The peer id in `text`. Raises InvalidResumeToken."""
+        from joserfc import jwt
+        from joserfc.errors import JoseError
+
         if len(text) > MAX_TOKEN_LENGTH:
             raise InvalidResumeToken("too long")
         try:

@@ -32,7 +32,6 @@ from .derp_map import LiveDerpMap, build_derp_map
 from .derp_map_keeper import DerpMapKeeper, without_stun
 from .health.assembly import furnish
 from .listening import HttpServer, Kind, Listener, http_config, open_listeners, serving
-from .metrics import build_metrics_app
 from .options import AccessUrl, HostPort, ServerOptions
 from .request_marks import Marker
 from .store.agents import record_seen
@@ -99,7 +98,11 @@ async def open_server(options: ServerOptions, host: PluginHost, settings: Settin
         marker = Marker(front_rules(deployment), deployment.tally)
         if deployment.relay is not None:
             await stack.enter_async_context(deployment.relay.open())
-        apps: dict[Kind, ASGIApp] = {"http": app, "https": app, "metrics": build_metrics_app(deployment)}
+        apps: dict[Kind, ASGIApp] = {"http": app, "https": app}
+        if any(listener.kind == "metrics" for listener in listeners):
+            from .metrics import build_metrics_app
+
+            apps["metrics"] = build_metrics_app(deployment)
         servers = [
             HttpServer(
                 http_config(

@@ -90,9 +90,17 @@ async def test_concurrent_writers_take_turns(tmp_path: Path) -> None:
             assert (await session.get_one(DeploymentValue, "n")).value == "20"
 
 
-def test_the_migrations_lead_to_the_schema(tmp_path: Path) -> None:
+@pytest.mark.parametrize("age", ["new", "old"])
+def test_the_migrations_lead_to_the_schema(tmp_path: Path, age: str) -> None:
+    """A new file is made in one step, an old one by all migrations: both are the same in the end."""
     path = tmp_path / "coder.db"
+    if age == "old":
+        with closing(sqlite3.connect(path)) as connection:  # as empty as a database can be
+            connection.execute("VACUUM")
     migrate.migrate_sqlite(path)
+    fresh = tmp_path / "fresh.db"
+    migrate.migrate_sqlite(fresh)
+    assert _things_in(path) == _things_in(fresh)
     engine = create_engine(f"sqlite:///{path}")
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
@@ -102,6 +110,11 @@ def test_the_migrations_lead_to_the_schema(tmp_path: Path) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(migrate.__file__).with_name("migrations")))
     assert ScriptDirectory.from_config(config).get_current_head() == migrate.HEAD
+
+
+def _things_in(path: Path) -> set[tuple[str, str, str]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return set(connection.execute("SELECT type, name, tbl_name FROM sqlite_master"))
 
 
 async def test_two_servers_cannot_share_a_database(tmp_path: Path) -> None:

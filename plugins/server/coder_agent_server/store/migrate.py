@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy import URL, Connection, create_engine, event
 
 HEAD = "0004"
 """The newest revision. Compared before Alembic is imported: it costs 0.2 s, and most starts find nothing to do."""
@@ -32,7 +35,7 @@ def migrate_sqlite(path: Path) -> None:
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)  # left over from a crash; ours alone, for we hold the lock
     os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    _upgrade(fresh)
+    _create(fresh)
     _sync(fresh)
     fresh.replace(path)
     _sync(path.parent)
@@ -52,12 +55,34 @@ def _revision(connection: sqlite3.Connection) -> str | None:
     return None if row is None else str(row[0])
 
 
+def _create(path: Path) -> None:
+    """The newest schema in an empty file, without Alembic: a server that was just set up has 11 MB less in memory."""
+    from .schema import Base
+
+    with _transaction(path) as connection:
+        Base.metadata.create_all(connection)
+        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+        connection.exec_driver_sql("INSERT INTO alembic_version VALUES (?)", (HEAD,))
+
+
 def _upgrade(path: Path) -> None:
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
-    from sqlalchemy import URL, create_engine, event
 
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    try:
+        with _transaction(path) as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except CommandError as exc:
+        raise sqlite3.DatabaseError(f"it was written by a newer version ({exc})") from exc
+
+
+@contextmanager
+def _transaction(path: Path) -> Iterator[Connection]:
+    """One transaction, which also holds what SQLite's driver would not put into one: tables."""
     engine = create_engine(URL.create("sqlite", database=str(path)))
 
     @event.listens_for(engine, "connect")
@@ -68,14 +93,9 @@ def _upgrade(path: Path) -> None:
     def _begin(connection: Any) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     try:
         with engine.begin() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-    except CommandError as exc:
-        raise sqlite3.DatabaseError(f"it was written by a newer version ({exc})") from exc
+            yield connection
     finally:
         engine.dispose()
 

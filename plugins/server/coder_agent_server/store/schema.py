@@ -79,7 +79,6 @@ class ApiKey(Base):
             "token_name",
             unique=True,
             sqlite_where=text("token_name != ''"),
-            postgresql_where=text("token_name != ''"),
         ),
     )
 
