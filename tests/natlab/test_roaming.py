@@ -20,6 +20,7 @@ from coder_agent.testing.netns_deployment import Cell, Found, OutsideDeployment
 from coder_agent.testing.netns_nat import NatKind
 from coder_agent.testing.netns_places import Home, Internet, Visitors
 from coder_agent.testing.processes import Program
+from coder_agent.testing.waiting import WaitMeter
 
 pytestmark = pytest.mark.netns
 PROGRAMS = Path(__file__).parents[1] / "e2e" / "programs"
@@ -40,7 +41,8 @@ Recorder = Callable[[str, str, Found], None]
 
 @dataclass(frozen=True)
 class Recovery:
-    """The longest time without a byte, and how long it took until a direct path carried them. Seconds."""
+    """The longest time without a byte, and how long it took until a direct path carried them. Seconds, less those in
+    which our programs waited for a processor."""
 
     stall: float
     direct: float
@@ -51,6 +53,7 @@ class Transfer:
     """Bytes that come from the workspace in mid-move."""
 
     program: Program
+    waits: WaitMeter
 
     def wait_progress(self, since: float, timeout: float = PATIENCE) -> float:
         """When bytes came after a (monotonic) time."""
@@ -65,7 +68,11 @@ class Transfer:
     def longest_pause(self, since: float) -> float:
         """The longest time between two pieces of news after `since`."""
         times = [event["at"] for event in self.program.events("progress")]
-        return max(float(after - before) for before, after in pairwise(times) if after > since)
+        return max(
+            float(after - before) - self.waits.between(before, after)
+            for before, after in pairwise(times)
+            if after > since
+        )
 
     def wait_direct(self, since: float, timeout: float = PATIENCE) -> float:
         """When packets went directly after `since`, and still do."""
@@ -91,14 +98,16 @@ def transferring(cell: Cell, deployment: OutsideDeployment) -> Iterator[Transfer
     port = str(server.event("listening")["port"])
     flags = ["--direct", "--size", str(SECONDS * PACE), "--pace", str(PACE)]
     command = [sys.executable, str(PROGRAMS / "transfer.py"), cell.workspace.name, port, "get", *flags]
-    transfer = Transfer(place.start(user, *command, env=deployment.environ()))
-    try:
-        transfer.wait_progress(0)
-        yield transfer
-    finally:
-        transfer.program.stop()
-        server.stop()
-        print(json.dumps(transfer.program.events("path"), indent=1))
+    program = place.start(user, *command, env=deployment.environ())
+    with WaitMeter(lambda: [*place.programs[:1], *cell.programs, server, program]) as waits:
+        transfer = Transfer(program, waits)
+        try:
+            transfer.wait_progress(0)
+            yield transfer
+        finally:
+            program.stop()
+            server.stop()
+            print(json.dumps(program.events("path"), indent=1))
 
 
 def renumber(home: Home) -> None:
@@ -141,10 +150,10 @@ def recover(place: Place, move: Callable[[Visitors, Cell], object]) -> Recovery:
         moved = time.monotonic()
         move(guests, cell)
         transfer.wait_progress(time.monotonic())
-        direct = transfer.wait_direct(moved) - moved
-        transfer.wait_progress(moved + direct)
+        direct = transfer.wait_direct(moved)
+        transfer.wait_progress(direct)
         transfer.assert_whole()
-        return Recovery(transfer.longest_pause(moved), direct)
+        return Recovery(transfer.longest_pause(moved), direct - moved - transfer.waits.between(moved, direct))
 
 
 def slowest_answer(place: Place, agent_kind: NatKind, user_kind: NatKind) -> Recovery:
@@ -153,11 +162,16 @@ def slowest_answer(place: Place, agent_kind: NatKind, user_kind: NatKind) -> Rec
     agent, user = guests.home("agent", agent_kind), guests.home("user", user_kind)
     for home in (agent, user):
         home.routers[0].remember_udp(2)
-    with deployment.cell(agent, user, user_flags=["--talk", "7"]) as cell:
+    with (
+        deployment.cell(agent, user, user_flags=["--talk", "7"]) as cell,
+        WaitMeter(lambda: [*deployment.place.programs[:1], *cell.programs]) as waits,
+    ):
         direct = cell.wait_direct(PATIENCE)
         assert direct.kind == "direct"
+        found_after = direct.after - waits.between(0, time.monotonic())
         cell.wait_answers(4)
-        return Recovery(max(pong["took"] for pong in cell.user.events("pong")), direct.after)
+        pongs = [(pong["at"], pong["took"]) for pong in cell.user.events("pong")]
+        return Recovery(max(took - waits.between(at - took, at) for at, took in pongs), max(found_after, 0.0))
 
 
 SCENES: dict[str, Callable[[Place], Recovery]] = {
