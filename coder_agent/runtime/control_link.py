@@ -9,6 +9,7 @@ Source: coder/coder tailnet/controllers.go, codersdk/workspacesdk/dialer.go, age
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -247,12 +248,12 @@ class ControlLink:
 
     def _adapt(self, error: CoderAgentError) -> bool:
         """True: the server named something that the next attempt does differently."""
-        named = {field for field, _ in error.validations} if isinstance(error, ApiError) else set()
+        named = dict(error.validations) if isinstance(error, ApiError) else {}
         if self._resume_token and ("resume_token" in named or isinstance(error, Unauthenticated)):
             self._resume_token = ""
             return True
         if "version" in named and self._version != "2.0":
-            self._version = "2.0"  # what is newer degrades call by call
+            self._version = _older_version(self._version, named["version"])  # what is newer degrades call by call
             return True
         return False
 
@@ -396,6 +397,14 @@ class ControlLink:
         self._resume_token = answer.token
         seconds = answer.refresh_in.seconds + answer.refresh_in.nanos / 1e9
         return seconds if seconds > 0 else _REFRESH_FALLBACK
+
+
+def _older_version(refused: str, reason: str) -> str:
+    """The version that a server has, as it says when it refuses a newer one; the oldest if it does not say.
+    Source: coder apiversion/apiversion.go (Validate)."""
+    said = re.search(r"\bat version 2\.(\d{1,4})\b", reason)
+    minor = int(said[1]) if said is not None else 0
+    return f"2.{minor}" if minor < int(refused.removeprefix("2.")) else "2.0"
 
 
 def _reporter(mode: AgentMode, dial: DialOptions | None) -> AgentReporter:

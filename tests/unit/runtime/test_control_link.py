@@ -611,15 +611,25 @@ async def test_an_agent_reports_traffic_at_the_servers_interval() -> None:
     assert second.connection_median_latency_ms < 0  # nobody is connected
 
 
-async def test_an_agent_steps_down_to_an_older_server() -> None:
-    refusal = {
-        "message": "Unknown or unsupported API version",
-        "validations": [{"field": "version", "detail": "server is at 2.4"}],
-    }
-    server, sink = FakeServer(refusals=[(400, refusal)], missing={f"{AGENT_RPC}GetAnnouncementBanners"}), Sink()
+@pytest.mark.parametrize(
+    ("details", "asked"),
+    [
+        (["server is at version 2.4, behind requested minor version 2.10"], ["2.10", "2.4"]),
+        (["server is at version 2.12, behind nobody knows what"], ["2.10", "2.0"]),
+        (["server is at version 2.4, it says", "server is at version 2.4, and refuses it"], ["2.10", "2.4", "2.0"]),
+        (["no such version"], ["2.10", "2.0"]),
+    ],
+    ids=["stock", "newer", "liar", "silent"],
+)
+async def test_an_agent_steps_down_to_an_older_server(details: list[str], asked: list[str]) -> None:
+    refusals: list[tuple[int, dict[str, Any]]] = [
+        (400, {"message": "Unknown API version", "validations": [{"field": "version", "detail": detail}]})
+        for detail in details
+    ]
+    server, sink = FakeServer(refusals=refusals, missing={f"{AGENT_RPC}GetAnnouncementBanners"}), Sink()
     async with serving(server), running(agent_link(server, sink).run):
         await server.until(lambda: server.lifecycle == [2, 5])
-    assert "version=2.0" in server.requests[1]
+    assert [path.partition("version=")[2].partition("&")[0] for path in server.requests] == asked
 
 
 async def test_an_agent_retries_what_is_final_for_clients_but_not_a_wrong_token() -> None:
