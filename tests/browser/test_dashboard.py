@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from coder_agent.testing.chromium import Scheme, accessibility_faults, visit
 from coder_agent.testing.deployment import PASSWORD, Deployment, Registered, kill, until
@@ -22,8 +22,6 @@ pytestmark = [pytest.mark.foreign]
 WIDTHS = {360: 780, 900: 900, 1440: 900}
 """Widths of a phone, a tablet, a desk; with heights."""
 SCHEMES: tuple[Scheme, ...] = ("light", "dark")
-CHECKED = {(360, "dark"), (1440, "light")}
-"""Where axe looks: both layouts, both sets of colours."""
 MAX_TRANSFER = 150_000
 """Bytes of a page over the wire, without the terminal: the dashboard's budget."""
 PATIENCE = 60_000.0
@@ -109,8 +107,7 @@ def keep_pictures(page: Page, name: str, screenshots: Path) -> None:
         for scheme in SCHEMES:
             page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
             page.screenshot(path=screenshots / f"{name}-{width}-{scheme}.png", full_page=True)
-            if (width, scheme) in CHECKED:
-                assert accessibility_faults(page) == [], f"{name} at {width} px, {scheme}"
+            assert accessibility_faults(page) == [], f"{name} at {width} px, {scheme}"
         assert not page.evaluate("document.documentElement.scrollWidth > innerWidth"), f"{name} at {width} px"
     page.emulate_media(color_scheme="light")
     page.set_viewport_size({"width": 1440, "height": 900})
@@ -356,6 +353,83 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(open_page: Callab
         reached.append(page.evaluate(name))
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid", reached[-1]
     assert {"Network", "Sign out", "Filter workspaces", "Add workspace", "dev", "staging"} <= set(reached)
+
+
+def test_sign_in_share_a_port_and_type_in_a_terminal_without_a_mouse(chromium: Browser, place: Place) -> None:
+    program = [sys.executable, "-m", "http.server", "0", "--bind", "127.0.0.1"]
+    site = place.deployment.start(place.deployment.workspace, *program)
+    port = site.wait_for(r"port (\d+)")[1]
+    with visit(chromium, place.url) as page:
+        page.set_default_timeout(PATIENCE)
+        page.goto("/")
+        expect(page.get_by_label("E-mail")).to_be_focused()
+        page.keyboard.type("alice@example.com")
+        page.keyboard.press("Tab")
+        page.keyboard.type(PASSWORD)
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("row", name="dev")).to_be_visible()
+        tab_to(page, page.get_by_role("link", name="dev", exact=True))
+        page.keyboard.press("Enter")
+        level = page.get_by_label(f"Who may open port {port}")
+        expect(level).to_have_value("owner")
+        tab_to(page, level)
+        page.keyboard.press("ArrowDown")
+        expect(level).to_have_value("authenticated")
+        expect(page.get_by_text(f"coder port-share dev {port} --share authenticated")).to_be_visible()
+        until("it is shared", lambda: shared_ports(place).get(int(port)) == "authenticated" or None)
+        tab_to(page, page.get_by_role("link", name="Open a terminal"))
+        page.keyboard.press("Enter")
+        page.locator(".xterm-helper-textarea").wait_for()
+        expect(page.locator("#path")).to_contain_text(re.compile("direct|relayed"))
+        page.keyboard.type("echo $((6*7)) is the answer")
+        page.keyboard.press("Enter")
+        expect(page.locator(".xterm-rows")).to_contain_text("42 is the answer")
+    kill(site)
+    assert place.deployment.user.coder("port-share", "dev", port, "--stop").code == 0
+
+
+def tab_to(page: Page, wanted: Locator) -> None:
+    """Press Tab until it has the focus, which must be seen."""
+    expect(wanted).to_be_visible()
+    for _ in range(120):
+        page.keyboard.press("Tab")
+        if wanted.evaluate("one => one === document.activeElement"):
+            assert wanted.evaluate("one => getComputedStyle(one).outlineStyle") == "solid"
+            return
+    raise AssertionError(f"{wanted} is not reached by Tab")
+
+
+def shared_ports(place: Place) -> dict[int, str]:
+    listed = place.deployment.user.coder("port-share", "dev", "--output", "json").json()
+    return {one["port"]: one["share_level"] for one in listed}
+
+
+def test_pages_beside_the_four_are_accessible_too(chromium: Browser, place: Place) -> None:
+    with visit(chromium, place.url, token=place.token) as page:
+        page.goto("/cli-auth")
+        keep_pictures(page, "cli-auth", place.screenshots)
+        page.get_by_role("button", name="Make a session token").click()
+        expect(page.locator("output")).to_have_text(re.compile(r"\w{10}-\w{22}"))
+        for name in ("why-relayed", "health"):
+            page.goto(f"/help/{name}")
+            keep_pictures(page, f"help-{name}", place.screenshots)
+        page.goto("/@alice/dev/ports/9/")
+        expect(page.get_by_role("heading")).to_contain_text("listens")
+        keep_pictures(page, "not-listening", place.screenshots)
+        page.goto("/@alice/staging/ports/8080/")
+        keep_pictures(page, "app-offline", place.screenshots)
+
+
+def test_visits_and_tunnels_are_in_the_connection_log(open_page: Callable[..., Page], place: Place) -> None:
+    page = open_page("/@alice/dev")
+    log = page.get_by_role("region", name="Connection log")
+    expect(log.get_by_role("row").filter(has_text="tunnel").first).to_contain_text("alice")
+    with httpx2.Client(base_url=place.url, headers={"Coder-Session-Token": place.token}) as web:
+        web.get("/@alice/dev/ports/9/", headers={"User-Agent": "looking-in/1.0"})
+    row = log.get_by_role("row").filter(has_text="looking-in")
+    expect(row).to_contain_text("port 9", timeout=PATIENCE)  # without a reload
+    expect(row).to_contain_text("open")
+    expect(log).to_contain_text("coder connections dev")
 
 
 def test_a_page_is_small_and_asks_nobody_else(chromium: Browser, place: Place) -> None:

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from coder_agent.testing.chromium import accessibility_faults, visit
+from coder_agent.testing.chromium import Scheme, accessibility_faults, visit
 from coder_agent.testing.deployment import Deployment, Registered, kill
 from coder_agent.testing.processes import Program
 from coder_agent.testing.tcp_shim import TcpShim
 
 pytestmark = [pytest.mark.slow, pytest.mark.foreign]
 PATIENCE_MS = 60_000
+SCHEMES: tuple[Scheme, ...] = ("light", "dark")
 
 
 @dataclass
@@ -84,6 +85,7 @@ def test_typing_and_reading_and_the_path(page: Page, stage: Stage, screenshots: 
     page.screenshot(path=screenshots / "terminal-900-light.png")
     page.emulate_media(color_scheme="dark")
     page.screenshot(path=screenshots / "terminal-900-dark.png")
+    assert accessibility_faults(page) == []
     assert problems == []  # nothing that the content policy refused either
 
 
@@ -95,7 +97,10 @@ def test_a_new_size_of_the_window_reaches_the_shell(page: Page, stage: Stage, sc
         screen(page, r"\d+ (\d+)\s*\1")
         rows = page.locator(".xterm-rows > div").count()
         screen(page, rf"{rows} \d+")
-        page.screenshot(path=screenshots / f"terminal-{width}-light.png")
+        for scheme in SCHEMES:
+            page.emulate_media(color_scheme=scheme)
+            page.screenshot(path=screenshots / f"terminal-{width}-{scheme}.png")
+            assert accessibility_faults(page) == [], f"{width} px, {scheme}"
 
 
 def test_a_reload_finds_the_same_shell(page: Page, stage: Stage) -> None:

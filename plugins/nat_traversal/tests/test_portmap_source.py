@@ -134,7 +134,7 @@ class FakeContext:
 async def running(source: PortMapSource, context: FakeContext) -> AsyncIterator[None]:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(source.run, cast(CandidateContext, context))
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             yield
         tasks.cancel_scope.cancel()
 
@@ -218,7 +218,7 @@ async def test_an_address_that_has_just_gone_is_no_place(router_address: str) ->
 
 async def test_the_probe_finds_what_answers_and_returns_when_it_knows(router_address: str) -> None:
     async with routing(router_address) as router:
-        found = await probe_gateway(Gateway(router_address, OWN), protocols=frozenset({"pmp"}), timeout=20)
+        found = await probe_gateway(Gateway(router_address, OWN), protocols=frozenset({"pmp"}), timeout=60)
     assert found == {"pmp"}
     assert "map" not in router.asked
     assert await probe_gateway(Gateway(router_address, OWN), timeout=0.01) == frozenset()
@@ -268,7 +268,7 @@ def web(answer: bytes, *, is_open: bool = False) -> Iterator[int]:
             connection.close()
 
 
-async def get(port: int, timeout: float = 20.0) -> Response | None:
+async def get(port: int, timeout: float = 60.0) -> Response | None:
     return await fetch(OWN, Request(Target(port, "/"), {}), timeout)
 
 

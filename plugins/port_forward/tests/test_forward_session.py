@@ -83,7 +83,7 @@ async def place(settings: PortForwardSettings | None = None, limit: int = 100) -
         trouble: list[str] = []
         target = Target(a, B, Gate(limit), lambda book, why, count: trouble.append(why))
         try:
-            with anyio.fail_after(20):
+            with anyio.fail_after(60):
                 yield Place(a, target, cast(Workspace, Agent(a)), trouble)
         finally:
             loopback.close()

@@ -174,7 +174,7 @@ class Scripted:
 
 
 async def next_map(live: LiveDerpMap, wanted: Callable[[DerpMap], bool]) -> DerpMap:
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         async for derp_map in live.follow():
             if wanted(derp_map):
                 return derp_map
@@ -224,7 +224,7 @@ async def test_the_last_good_map_stays_in_force(
         tasks.start_soon(keeper.run)
         asked = source.asked
         keeper.reload()
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             await asked.wait()
             while not keeper.failures:
                 await anyio.lowlevel.checkpoint()
@@ -336,7 +336,7 @@ async def test_sighup_reloads() -> None:
     reloaded = anyio.Event()
     async with stop_signal(reloaded.set):
         os.kill(os.getpid(), signal.SIGHUP)
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             await reloaded.wait()
 
 

@@ -307,7 +307,7 @@ async def monitoring(*found: HealthCheck, **how: Any) -> AsyncIterator[tuple[Hea
     monitor.checks = found
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(lambda: monitor.run(stopping, background=False))
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             yield monitor, stopping
         tasks.cancel_scope.cancel()
 
@@ -414,7 +414,7 @@ async def test_a_run_ends_with_the_server(tmp_path: Path) -> None:
     async def ask(api: Api) -> None:
         answers.append((await api.get("/api/v2/debug/health?force=true")).status_code)
 
-    with anyio.fail_after(8):
+    with anyio.fail_after(30):
         async with (
             listening(mute) as port,
             whole(tmp_path, region(901, relay_at(port))) as (running, api),

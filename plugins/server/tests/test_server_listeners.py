@@ -112,7 +112,7 @@ async def test_changed_files_are_noticed_without_a_signal(tmp_path: Path) -> Non
         tasks.start_soon(Watched(tls_context(options.tls), options.tls, None).run, 0.01)
         await anyio.wait_all_tasks_blocked()
         new_cert, _ = certificate(tmp_path / "new", "old.example")
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while not reloaded.is_set():
                 await anyio.Path(cert).write_bytes(await anyio.Path(new_cert).read_bytes())
                 await anyio.sleep(0.01)  # the watcher looks as often

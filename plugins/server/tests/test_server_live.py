@@ -152,7 +152,7 @@ async def watching(server: Server, token: str, query: str = "") -> AsyncIterator
 
 async def news(socket: ClientConnection) -> dict[str, Any]:
     """The next message that is not a tick."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while (message := json.loads(await socket.recv()))["type"] == "tick":
             pass
     return message  # type: ignore[no-any-return]
@@ -186,7 +186,7 @@ async def test_rows_appear_and_go_for_those_who_may_see_them(server: Server, ali
 
 async def gone(server: Server) -> None:
     """Visitors who left are forgotten."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         while len(server.running.deployment.live.changes):  # noqa: ASYNC110 - the other end of a socket has no event
             await anyio.sleep(0.01)
 

@@ -111,7 +111,7 @@ async def test_close_delivers_first_and_abort_does_not() -> None:
     ours.write(b"last words")
     ours.close()
     ours.write(b"too late")
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         await one.lost.wait()
         await other.lost.wait()
     assert other.heard == b"last words"
@@ -120,7 +120,7 @@ async def test_close_delivers_first_and_abort_does_not() -> None:
     ours, one, theirs, other = pair()
     ours.write(b"lost")
     theirs.abort()
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         await one.lost.wait()
         await other.lost.wait()
     assert other.heard == b""

@@ -43,7 +43,7 @@ class Process:
 
     async def wait_url(self) -> str:
         """Read the start-up lines up to the one that says where it is."""
-        with anyio.fail_after(30):
+        with anyio.fail_after(90):
             while True:
                 self._rest += await self._text.receive()
                 *complete, self._rest = self._rest.split("\n")
@@ -55,7 +55,7 @@ class Process:
     async def end(self, kind: signal.Signals) -> int:
         """Send a signal; the exit code."""
         self.process.send_signal(kind)
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             return await self.process.wait()
 
 

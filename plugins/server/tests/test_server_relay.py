@@ -69,7 +69,7 @@ class Peer:
         self.packets: list[tuple[NodePublic, bytes]] = []
 
     async def login(self) -> None:
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while not self.core.ready:
                 await self._read()
                 if output := self.core.take_output():
@@ -87,7 +87,7 @@ class Peer:
         await self.wire.send(bytes(data))
 
     async def next_packet(self) -> tuple[NodePublic, bytes]:
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while not self.packets:
                 await self._read()
         return self.packets.pop(0)
@@ -126,7 +126,7 @@ class Trickle:
 async def upgraded(stream: anyio.abc.ByteStream) -> Wire:
     await stream.send(REQUEST + b"\r\n")
     head = b""
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         while b"\r\n\r\n" not in head:
             head += await stream.receive()
     head, _, early = head.partition(b"\r\n\r\n")
@@ -213,7 +213,7 @@ async def test_the_chain_names_the_relays_key_and_who_reads_it_starts_at_once(tm
             login = client_info_frame(private, key, ClientInfo(), os.urandom)
             await stream.send(REQUEST + b"Derp-Fast-Start: 1\r\n\r\n" + login)
             said = b""
-            with anyio.fail_after(10):
+            with anyio.fail_after(30):
                 while len(said) < 5 + 40 + 5:
                     said += await stream.receive()
             assert said[0] == FrameType.SERVER_KEY

@@ -37,7 +37,7 @@ async def test_a_node_learns_its_address_and_junk_is_ignored() -> None:
             for junk in (b"", b"x", b"\0" * 20, encode_request(TXID)[:-1], b"\xff" * 1400):
                 await udp.send(junk)
             await udp.send(encode_request(TXID))
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 answer = parse_response(await udp.receive())
             mine = udp.extra(anyio.abc.SocketAttribute.local_port)
     assert isinstance(answer, BindingResponse)
@@ -58,7 +58,7 @@ async def test_the_answer_comes_from_the_address_that_was_asked(listen: str, ask
         source = "::1" if ":" in asked else "127.0.0.1"
         async with await anyio.create_connected_udp_socket(asked, at.port, local_host=source) as udp:
             await udp.send(encode_request(TXID))
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 answer = parse_response(await udp.receive())
     assert isinstance(answer, BindingResponse)
     assert answer.mapped.host == source
@@ -86,5 +86,5 @@ async def test_the_relay_map_names_the_port(tmp_path: Path) -> None:
         assert node["STUNPort"] == server.running.stun.port
         async with client(node["STUNPort"]) as udp:
             await udp.send(encode_request(TXID))
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 assert isinstance(parse_response(await udp.receive()), BindingResponse)

@@ -42,7 +42,7 @@ class Tailnet(LoopbackTailnet):
         super().__init__()
         self.port = port
 
-    async def dial(self, agent_id: UUID, port: int, *, timeout: float = 5) -> LoopbackStream:
+    async def dial(self, agent_id: UUID, port: int, *, timeout: float = 30) -> LoopbackStream:
         assert port == 2
         return await super().dial(agent_id, self.port, timeout=timeout)
 
@@ -108,7 +108,7 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
 
 async def ended(socket: ClientConnection) -> tuple[int, str]:
     """The close frame."""
-    with anyio.fail_after(20), pytest.raises(ConnectionClosed) as closed:
+    with anyio.fail_after(60), pytest.raises(ConnectionClosed) as closed:
         await _drain(socket)
     frame = closed.value.rcvd
     assert frame is not None

@@ -27,7 +27,7 @@ from coder_agent.hooks import AgentFacts
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(os.name != "posix", reason="needs pseudo-terminals")]
 SHELL = "/bin/sh"
 Stream = StapledObjectStream[bytes]
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @pytest.fixture

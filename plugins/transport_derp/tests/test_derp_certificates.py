@@ -99,7 +99,7 @@ class Sink:
         self._news = anyio.Event()
 
     async def first(self) -> RelayChanged:
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while not self.events:
                 await self._news.wait()
         return self.events[0]

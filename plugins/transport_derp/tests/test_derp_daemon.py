@@ -109,12 +109,12 @@ class Client:
         return client
 
     async def frame(self) -> tuple[int, bytes]:
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             head = await self.reader.readexactly(5)
             return head[0], await self.reader.readexactly(int.from_bytes(head[1:], "big"))
 
     async def is_closed(self) -> bool:
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             try:
                 return await self.reader.read(1) == b""
             except ConnectionError:
@@ -124,7 +124,7 @@ class Client:
 async def ask(at: AddrPort, text: str) -> tuple[int, bytes]:
     reader, writer = await dial(at)
     writer.write(text.encode())
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         status = int((await reader.readline()).split()[1])
         head = await reader.readuntil(b"\r\n\r\n")
         length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
@@ -134,7 +134,7 @@ async def ask(at: AddrPort, text: str) -> tuple[int, bytes]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         while not condition():  # noqa: ASYNC110  (the other end of a socket: there is nothing to wait on here)
             await anyio.sleep(0.005)
 
@@ -185,7 +185,7 @@ async def test_pages() -> None:
         assert (await ask(program.address, "GET /healthz HTTP/1.1\r\nHost: r\r\n\r\n"))[0] == HTTPStatus.OK
         reader, writer = await dial(program.address)
         writer.write(b"GET /generate_204 HTTP/1.1\r\nHost: r\r\nX-Tailscale-Challenge: ts_r\r\n\r\n")
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             head = await reader.readuntil(b"\r\n\r\n")
         assert b"X-Tailscale-Response: response ts_r\r\n" in head
         writer.close()
@@ -322,7 +322,7 @@ async def test_a_greeting_in_single_bytes_is_a_greeting(tmp_path: Path) -> None:
             writer.write(bytes((byte,)))
             await writer.drain()
             await anyio.lowlevel.checkpoint()
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             for done in iter(partial(shaken, tls), True):
                 assert not done
                 incoming.write(await reader.read(65536))
@@ -334,7 +334,7 @@ async def test_a_tls_handshake_that_does_not_end_is_ended(tmp_path: Path, monkey
     files, _ = certificate(tmp_path)
     async with running(**files) as program:
         reader, _ = await dial(program.address)
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             with suppress(ConnectionError):
                 assert await reader.read(1) == b""
         await until(lambda: program.figures()["tls_handshakes_waiting"] == 0)
@@ -434,7 +434,7 @@ async def test_links_that_cannot_be(case: str) -> None:
         if case == "itself":
             from coder_agent_transport_derp.daemon.mesh import MeshDialer
 
-            with anyio.fail_after(10):  # it ends by itself
+            with anyio.fail_after(30):  # it ends by itself
                 await MeshDialer(far.relay.core, bytes.fromhex(MESH), f"http://{far.address}/derp", NO_PROXY).run()
             return
         async with running(MESH, mesh_with=[f"http://{far.address}{path}"], **settings) as near:
@@ -538,9 +538,9 @@ async def test_a_reload_changes_the_limits_of_those_who_come_then() -> None:
 
 
 async def test_it_says_goodbye_and_relays_until_its_clients_left() -> None:
-    async with running(drain_seconds=30.0) as program:
+    async with running(drain_seconds=600.0) as program:
         a, b = await Client.enter(program), await Client.enter(program)
-        with anyio.fail_after(20):  # long before its 30 s are over
+        with anyio.fail_after(60):  # long before its 600 s are over
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(program.drain)
                 await talk(program, a, b)
@@ -551,7 +551,7 @@ async def talk(program: RelayProgram, a: Client, b: Client) -> None:
     assert kind == FrameType.RESTARTING
     reconnect_in, try_for = frames.parse_restarting(payload)
     assert 500 <= reconnect_in <= 1000
-    assert try_for == 30_000
+    assert try_for == 600_000
     await b.frame()
     a.writer.write(frames.send_packet(b.key, b"last words"))
     assert await b.frame() == (FrameType.RECV_PACKET, a.key + b"last words")

@@ -50,7 +50,7 @@ class Sink:
         self._news = anyio.Event()
 
     async def said(self, words: str) -> None:
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while not any(words in event.reason for event in self.events):
                 await self._news.wait()
 
@@ -59,7 +59,7 @@ class Sink:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for a piece of news after which this holds."""
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while not condition():
                 await self._news.wait()
 
@@ -172,7 +172,7 @@ async def trickling(relay: AddrPort, pause: float) -> AsyncIterator[AddrPort]:
         yield AddrPort.of(*server.sockets[0].getsockname()[:2])
     finally:
         server.close()
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             await ended.wait()
 
 

@@ -124,6 +124,6 @@ async def client(address: AddrPort) -> AsyncIterator[DerpTransport]:
 
 async def connected(clients: list[DerpTransport], wanted: bool) -> None:
     """Wait until all of them are, or none is."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         while any(one.connected(1) is not wanted for one in clients):  # noqa: ASYNC110  (100 transports, no one event)
             await anyio.sleep(0.01)

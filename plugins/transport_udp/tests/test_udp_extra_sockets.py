@@ -48,7 +48,7 @@ class Inbox:
         return None
 
     async def until(self, count: int) -> list[tuple[bytes, Path]]:
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while len(self.got) < count:
                 await self._changed.wait()
         return self.got

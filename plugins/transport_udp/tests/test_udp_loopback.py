@@ -80,7 +80,7 @@ class RecordingSink:
         self._change()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while not condition():
                 await self._changed.wait()
 
