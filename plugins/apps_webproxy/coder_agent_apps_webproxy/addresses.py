@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 MIN_PORT = 9
 """Ports below are services of the agent itself. Source: coder codersdk/workspacesdk, AgentMinimumListeningPort."""
@@ -92,13 +93,20 @@ def parse_path(target: bytes) -> tuple[AppAddress, bytes]:
         raise BadAddress(
             "This is not the address of an app: it is /@owner/workspace.agent/apps/name/ or …/ports/8080/."
         )
+    return _address_at(found[0]), target[found.end() :]
+
+
+@lru_cache(1024)
+def _address_at(path: bytes) -> AppAddress:
+    found = _PATH.fullmatch(path)
+    assert found is not None
     owner, workspace, agent, kind, app = ((part or b"").decode() for part in found.groups())
     if owner == "me":  # Source: appurl.go: the same URL would mean another app for each visitor
         raise BadAddress("An app's address names its owner: write their user name instead of “me”.")
     slug, port, tls = (app, 0, False) if kind == "apps" else ("", *parse_port(app))
     base = f"/@{owner}/{workspace}{f'.{agent}' if agent else ''}/{kind}/{app}/"
     method = Method.PATH if kind == "apps" else Method.PORTS
-    return AppAddress(method, owner, workspace, agent, slug, port, tls, base), target[found.end() :]
+    return AppAddress(method, owner, workspace, agent, slug, port, tls, base)
 
 
 def parse_port(text: str) -> tuple[int, bool]:

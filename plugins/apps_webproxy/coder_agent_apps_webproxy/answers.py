@@ -39,13 +39,26 @@ def inner_hosts(visit: Visit, ticket: Ticket) -> tuple[str, ...]:
 def outgoing_request(visit: Visit, ticket: Ticket, now: float) -> bytes:
     """The head for the app. `now` is the time of day, by which cookies end."""
     request = visit.request
+    what = (request.method, visit.address, visit.sealed, ticket, visit.jar is None)
+    last = visit.asker.head
+    if last is not None and last[0] == what:
+        lines = last[1]
+    else:
+        lines = _header_lines(visit, ticket)
+        visit.asker.head = (what, lines)
+    kept = visit.jar.header(visit.rest, now) if visit.jar is not None else b""
+    cookie = b"\r\nCookie: " + kept if kept else b""
+    return b"%b %b HTTP/1.1%b%b" % (request.method, hygiene.without_our_query(visit.rest), cookie, lines)
+
+
+def _header_lines(visit: Visit, ticket: Ticket) -> bytes:
+    """What follows the request line. The same for all requests of an asker with one method to one app."""
+    request = visit.request
     upgrade = request.upgrade
     switching = bool(upgrade) and upgrade != b"h2c"  # an app that speaks HTTP/2 could be asked for anything behind it
     headers: Headers = [(b"Host", app_host(visit, ticket).encode("latin-1"))]
     passed = hygiene.to_app(request.headers, keep_upgrade=switching)
     headers += _inside(passed, visit, ticket) if visit.on_path else passed
-    if visit.jar is not None and (kept := visit.jar.header(visit.rest, now)):
-        headers.append((b"Cookie", kept))
     if request.body is Body.CHUNKED:
         headers.append((b"Transfer-Encoding", b"chunked"))
     scheme, _, host = visit.outside.partition("://")
@@ -56,8 +69,7 @@ def outgoing_request(visit: Visit, ticket: Ticket, now: float) -> bytes:
     ]
     if visit.on_path:
         headers.append((b"X-Forwarded-Prefix", visit.base[:-1].encode("latin-1")))
-    target = hygiene.without_our_query(visit.rest)
-    return write_head(b"%b %b HTTP/1.1" % (request.method, target), headers)
+    return write_head(b"", headers)
 
 
 def _inside(headers: Headers, visit: Visit, ticket: Ticket) -> Headers:
@@ -84,6 +96,20 @@ def outgoing_answer(
     preamble: Preamble | None = None,
 ) -> bytes:
     """The head for the browser. `preamble` stands in a page that is rewritten on its way."""
+    if extra or preamble is not None:
+        return _answer_head(visit, ticket, response, extra, keep, preamble)
+    what = (visit.asker, visit.address, visit.sealed, ticket, keep)
+    head = response.passed.get(what)
+    if head is None:
+        head = _answer_head(visit, ticket, response, extra, keep, None)
+        response.passed.clear()
+        response.passed[what] = head
+    return head
+
+
+def _answer_head(
+    visit: Visit, ticket: Ticket, response: ResponseHead, extra: Headers, keep: bool, preamble: Preamble | None
+) -> bytes:
     request = visit.request
     headers = hygiene.from_app(response.headers, keep_upgrade=response.status == 101)
     rewritten = preamble is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import anyio
 
@@ -183,7 +183,7 @@ class Exchange:
         request = self.visit.request
         response, rest = await self._final_head(stream)
         if (jar := self.visit.jar) is not None:
-            response.headers = jar.keep(response.headers, self.visit.rest, time.time())
+            response = replace(response, headers=jar.keep(response.headers, self.visit.rest, time.time()))
         if response.status == 101:
             if not request.upgrade:
                 raise Failed(notices.app_failed("it changed the protocol without being asked."))

@@ -3,19 +3,29 @@ smuggled.
 
 Source: RFC 9112 (§2.2 bare CR and LF, §3.2 target forms and Host, §5.1 space before the colon, §5.2 obs-fold, §6.3
 message body length). Where the RFC lets a recipient repair or choose, this refuses.
+
+Clients repeat themselves: of one request after the other only the first line differs. What the other lines mean depends
+on nothing but them, so it is remembered for a while; so are answers' heads. What was read is never changed: it is
+shared by requests of different people.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 
 MAX_HEAD = 64 << 10
 """Bytes of a head; the server's own limit, too."""
 MAX_HEADERS = 128
 MAX_LENGTH_DIGITS = 18
 """Of a Content-Length: an exabyte, and no overflow in any language."""
+
+MAX_REMEMBERED = 2048
+"""Bytes of a block of header lines, or of an answer's head, that is worth remembering…"""
+REMEMBERED = 512
+"""…and how many are: a megabyte of each at most."""
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -44,14 +54,27 @@ class Body(Enum):
     UNTIL_CLOSE = "until close"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class Fields:
+    """The header lines of a head, without its first line. Header names keep their case; `named` has lower-case names
+    and, of repeated ones, the first value; `options` is what Connection lists; `host` the only Host header, None = there is none (HTTP/1.0)."""
+
+    headers: Headers
+    named: dict[bytes, bytes]
+    options: frozenset[bytes]
+    body: Body
+    length: int
+    host: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RequestHead:
-    """A request. `target` is in origin form and otherwise as it was sent; `host` is the only Host header, in lower
-    case. Header names keep their case; `named` has lower-case names and, of repeated ones, the first value."""
+    """A request. `target` is in origin form and otherwise as it was sent; `host` is in lower case."""
 
     method: bytes
     target: bytes
     minor: int
+    fields: Fields
     headers: Headers
     named: dict[bytes, bytes]
     host: str
@@ -63,20 +86,21 @@ class RequestHead:
     @property
     def keep_alive(self) -> bool:
         """May another request follow on the connection?"""
-        options = tokens(self.headers, b"connection")
+        options = self.fields.options
         return b"close" not in options and (self.minor == 1 or b"keep-alive" in options)
 
     @property
     def upgrade(self) -> bytes:
         """The protocol that the client wants to go on with, in lower case; empty = none."""
-        if self.minor == 0 or self.body is not Body.NONE or b"upgrade" not in tokens(self.headers, b"connection"):
+        if self.minor == 0 or self.body is not Body.NONE or b"upgrade" not in self.fields.options:
             return b""
         return self.named.get(b"upgrade", b"").lower()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ResponseHead:
-    """An answer. `body` already takes the request's method into account."""
+    """An answer. `body` already takes the request's method into account; `keep_alive`: the connection may be used
+    again."""
 
     status: int
     reason: bytes
@@ -86,13 +110,9 @@ class ResponseHead:
     body: Body
     length: int
     size: int
-
-    @property
-    def keep_alive(self) -> bool:
-        """May the connection be used again?"""
-        options = tokens(self.headers, b"connection")
-        alive = b"close" not in options and (self.minor == 1 or b"keep-alive" in options)
-        return alive and self.body is not Body.UNTIL_CLOSE
+    keep_alive: bool
+    passed: dict[tuple[object, ...], bytes] = field(default_factory=dict, init=False, repr=False)
+    """The head that was made of it last, by what for (answers.py)."""
 
 
 def quick_target(head: bytes) -> bytes:
@@ -119,22 +139,43 @@ def parse_request(data: bytes) -> RequestHead:
     if line is None:
         raise BadHead("The request line is malformed.")
     method, target, minor = line[1], line[2], int(line[3])
-    headers, named = _fields(data, line.end(), end)
+    block = data[line.end() : end]
+    fields = _request_fields(block, minor) if len(block) <= MAX_REMEMBERED else _read_request_fields(block, minor)
     target, authority = _origin_form(method, target)
-    host = _host(headers, minor, authority)
+    host = fields.host if fields.host is not None else authority or b""
+    if fields.host is None and host and not _AUTHORITY.fullmatch(host):
+        raise BadHead("The request target names no host.")
+    if authority is not None and authority.lower() != host.lower():
+        raise BadHead("The request target names another host than the Host header.")
+    return RequestHead(
+        method, target, minor, fields, fields.headers, fields.named, host.decode("ascii").lower(), fields.body,
+        fields.length, end,
+    )  # fmt: skip
+
+
+def _read_request_fields(block: bytes, minor: int) -> Fields:
+    headers, named = _fields(block)
     body, length = _framing(headers, minor)
-    return RequestHead(method, target, minor, headers, named, host, body, length, end)
+    return Fields(headers, named, tokens(headers, b"connection"), body, length, _host(headers, minor))
+
+
+_request_fields = lru_cache(REMEMBERED)(_read_request_fields)
 
 
 def parse_response(data: bytes, method: bytes) -> ResponseHead:
     """Read the head at the beginning of `data`, the answer to a request with `method`. Raises BadHead."""
     end = _head_end(data)
-    line = _STATUS_LINE.match(data)
+    head = data[:end]
+    return _response(head, method) if end <= MAX_REMEMBERED else _read_response(head, method)
+
+
+def _read_response(head: bytes, method: bytes) -> ResponseHead:
+    line = _STATUS_LINE.match(head)
     if line is None:
         raise BadHead("The app's answer is not HTTP/1.1.", 502)
     minor, status = int(line[1]), int(line[2])
     try:
-        headers, named = _fields(data, line.end(), end)
+        headers, named = _fields(head[line.end() :])
         body, length = _framing(headers, minor)
     except BadHead as exc:
         raise BadHead(f"The app's answer is malformed: {exc}", 502) from exc
@@ -142,17 +183,23 @@ def parse_response(data: bytes, method: bytes) -> ResponseHead:
         body = Body.UNTIL_CLOSE
     if method == b"HEAD" or status < 200 or status in (204, 304):
         body, length = Body.NONE, 0
-    return ResponseHead(status, line[3] or b"", minor, headers, named, body, length, end)
+    options = tokens(headers, b"connection")
+    alive = b"close" not in options and (minor == 1 or b"keep-alive" in options) and body is not Body.UNTIL_CLOSE
+    return ResponseHead(status, line[3] or b"", minor, headers, named, body, length, len(head), alive)
 
 
-def tokens(headers: Headers, name: bytes) -> set[bytes]:
+_response = lru_cache(REMEMBERED)(_read_response)
+
+
+def tokens(headers: Headers, name: bytes) -> frozenset[bytes]:
     """The lower-case members of a list header such as Connection, over all its lines."""
-    return {
+    found = (
         part.strip(b" \t").lower()
         for key, value in headers
         if len(key) == len(name) and key.lower() == name
         for part in value.split(b",")
-    } - {b""}
+    )
+    return frozenset(part for part in found if part)
 
 
 def write_head(first_line: bytes, headers: Headers) -> bytes:
@@ -172,13 +219,15 @@ def _head_end(data: bytes) -> int:
     return end + 4
 
 
-def _fields(data: bytes, start: int, end: int) -> tuple[Headers, dict[bytes, bytes]]:
-    if not _FIELDS.fullmatch(data, start, end - 2):
+def _fields(block: bytes) -> tuple[Headers, dict[bytes, bytes]]:
+    """`block`: the header lines and the empty line behind them."""
+    end = len(block) - 2
+    if not _FIELDS.fullmatch(block, 0, end):
         raise BadHead("a header line is malformed.")
     headers: Headers = []
     named: dict[bytes, bytes] = {}
-    if start < end - 2:
-        for line in data[start : end - 4].split(b"\r\n"):
+    if end > 0:
+        for line in block[: end - 2].split(b"\r\n"):
             name, _, value = line.partition(b":")
             value = value.strip(b" \t")
             headers.append((name, value))
@@ -202,16 +251,13 @@ def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
     return path if path.startswith(b"/") else b"/" + path, found[1]
 
 
-def _host(headers: Headers, minor: int, authority: bytes | None) -> str:
+def _host(headers: Headers, minor: int) -> bytes | None:
     hosts = [value for name, value in headers if len(name) == 4 and name.lower() == b"host"]
     if len(hosts) > 1 or (not hosts and minor == 1):
         raise BadHead("A request has exactly one Host header.")
-    host = hosts[0] if hosts else authority or b""
-    if host and not _AUTHORITY.fullmatch(host):
+    if hosts and hosts[0] and not _AUTHORITY.fullmatch(hosts[0]):
         raise BadHead("The Host header is not a host.")
-    if authority is not None and authority.lower() != host.lower():
-        raise BadHead("The request target names another host than the Host header.")
-    return host.decode("ascii").lower()
+    return hosts[0] if hosts else None
 
 
 def _framing(headers: Headers, minor: int) -> tuple[Body, int]:

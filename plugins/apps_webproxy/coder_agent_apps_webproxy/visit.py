@@ -10,6 +10,23 @@ from .addresses import AppAddress, Method
 from .http1 import Headers, RequestHead
 from .jars import Jar
 
+
+@dataclass(slots=True, eq=False)
+class Asker:
+    """What the header lines of a request say about who asks and from where, whatever is asked for. `label`: that of an
+    app's host, None = it is another host; `shown` is what programs identify themselves with: token, bearer."""
+
+    outside: str
+    client: str
+    label: str | None
+    cookies: Mapping[str, str]
+    shown: tuple[str, str]
+    origin: Mapping[str, object]
+    """Scheme, client and headers of an ASGI scope, as the server believes them."""
+    head: tuple[tuple[object, ...], bytes] | None = field(default=None, repr=False)
+    """The header lines that went to an app last, and for what (answers.py)."""
+
+
 _SEALED = re.compile(rb"/~([A-Za-z0-9_-]{40,512})(?=[/?]|$)")
 
 
@@ -20,16 +37,22 @@ class Visit:
     nothing."""
 
     request: RequestHead
+    asker: Asker
     address: AppAddress
     rest: bytes
     sealed: str
     outside: str
     client: str
     cookies: Mapping[str, str]
-    scope: dict[str, object] = field(repr=False)
     credential: str = field(default="", repr=False)
     cookies_count: bool = True
     """Would a browser send the credential by itself, whoever's page asks?"""
+
+    @property
+    def scope(self) -> dict[str, object]:
+        """As the server's own look-ups want to see the request."""
+        return {**asgi_scope(self.request, None, ""), **self.asker.origin}
+
     jar: Jar | None = field(default=None, repr=False)
     """Cookies that the server keeps in place of a sandboxed page's browser."""
 
@@ -69,20 +92,26 @@ def split_sealed(rest: bytes) -> tuple[str, bytes]:
     return (found[1].decode(), rest[found.end() :]) if found else ("", rest)
 
 
+def believable(headers: Headers, client: tuple[str, int] | None, scheme: str) -> dict[str, object]:
+    """The parts of an ASGI scope that trusted reverse proxies have a say in."""
+    return {
+        "type": "http",
+        "scheme": scheme,
+        "headers": [(name.lower(), value) for name, value in headers],
+        "client": client,
+    }
+
+
 def asgi_scope(request: RequestHead, client: tuple[str, int] | None, scheme: str) -> dict[str, object]:
     """As the server's own look-ups want to see a request."""
     path, _, query = request.target.partition(b"?")
-    headers: Headers = [(name.lower(), value) for name, value in request.headers]
     return {
-        "type": "http",
+        **believable(request.headers, client, scheme),
         "http_version": f"1.{request.minor}",
         "method": request.method.decode("ascii"),
-        "scheme": scheme,
         "path": path.decode("latin-1"),
         "raw_path": path,
         "query_string": query,
         "root_path": "",
-        "headers": headers,
-        "client": client,
         "server": None,
     }

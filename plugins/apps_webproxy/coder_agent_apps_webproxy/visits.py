@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from . import hygiene
 from .addresses import BadAddress, Method, Wildcard, looks_like_path, parse_label, parse_path, split_host
-from .http1 import RequestHead, quick_header, quick_target
+from .http1 import REMEMBERED, Fields, RequestHead, quick_header, quick_target
 from .paths import escaped_from
-from .visit import Visit, asgi_scope, split_sealed
+from .visit import Asker, Visit, believable, split_sealed
 
 AUTH_PATH = b"/api/v2/applications/auth-redirect"
 """Where an app's host sends visitors to be recognised. Source: coder coderd/workspaceapps.go."""
@@ -31,18 +32,23 @@ class Places:
     access_url: str
     wildcard: Wildcard | None
     believe: Callable[[dict[str, object]], None]
+    app_cookie: str = field(init=False)
+    """The cookie of sessions on app hosts; its name depends on the wildcard, for deployments below one another.
+    Source: coder coderd/workspaceapps/cookies.go."""
+    _asker: Callable[[Fields, str, tuple[str, int] | None, bool], Asker] = field(init=False, repr=False)
 
-    @property
-    def app_cookie(self) -> str:
-        """The cookie of sessions on app hosts; its name depends on the wildcard, for deployments below one another.
-        Source: coder coderd/workspaceapps/cookies.go."""
+    def __post_init__(self) -> None:
         suffix = self.wildcard.suffix if self.wildcard else ""
-        return f"{hygiene.APP_SESSION_PREFIX}_{hashlib.sha256(f'*{suffix}'.encode()).digest()[:16].hex()}"
+        digest = hashlib.sha256(f"*{suffix}".encode()).digest()[:16].hex()
+        object.__setattr__(self, "app_cookie", f"{hygiene.APP_SESSION_PREFIX}_{digest}")
+        object.__setattr__(self, "_asker", lru_cache(REMEMBERED)(self._read_asker))
 
     def claims(self, head: bytes) -> bool:
         """Is the request with this head ours? Quick, and wrong only in favour of claiming."""
         target = quick_target(head)
-        host = quick_header(head, b"host") if self.wildcard is not None or not looks_like_path(target) else b""
+        if looks_like_path(target):
+            return True
+        host = quick_header(head, b"host")
         if not target.startswith(b"/") and (found := _ABSOLUTE.match(target)) is not None:
             host, target = found[1], found[2]
         if looks_like_path(target) or target.partition(b"?")[0] == AUTH_PATH:
@@ -94,23 +100,33 @@ class Places:
 
     def visit(self, request: RequestHead, client: tuple[str, int] | None, secure: bool) -> Visit:
         """Raises BadAddress."""
-        scope = asgi_scope(request, client, "https" if secure else "http")
-        self.believe(scope)
-        outside = self.outside(request.host, scope)
-        peer = scope.get("client")
-        address_text = str(peer[0]) if isinstance(peer, (tuple, list)) else ""
-        cookies = hygiene.cookies_of(request.headers)
-        label = self.label_of(request.host)
-        if label is not None:
-            if not label:
-                raise BadAddress("App hosts have one label, such as 8080--agent--workspace--owner, and no more.")
-            address, rest, sealed = parse_label(label, request.host), request.target, ""
-        else:
+        asker = self._asker(request.fields, request.host, client, secure)
+        if asker.label is None:
             address, rest = parse_path(request.target)
             sealed, rest = split_sealed(rest)
-        found = Visit(request, address, rest, sealed, outside, address_text, cookies, scope)
+        elif asker.label:
+            address, rest, sealed = parse_label(asker.label, request.host), request.target, ""
+        else:
+            raise BadAddress("App hosts have one label, such as 8080--agent--workspace--owner, and no more.")
+        found = Visit(request, asker, address, rest, sealed, asker.outside, asker.client, asker.cookies)
         found.credential, found.cookies_count = self._credential(found)
         return found
+
+    def _read_asker(self, fields: Fields, host: str, client: tuple[str, int] | None, secure: bool) -> Asker:
+        """`_asker` remembers what this found out: all of it follows from the arguments and our settings."""
+        scope = believable(fields.headers, client, "https" if secure else "http")
+        self.believe(scope)
+        peer = scope.get("client")
+        named = fields.named
+        bearer = _OUR_BEARER.fullmatch(named.get(b"authorization", b"").decode("latin-1"))
+        return Asker(
+            outside=self.outside(host, scope),
+            client=str(peer[0]) if isinstance(peer, (tuple, list)) else "",
+            label=self.label_of(host),
+            cookies=hygiene.cookies_of(fields.headers),
+            shown=(named.get(b"coder-session-token", b"").decode("latin-1"), bearer[1] if bearer else ""),
+            origin=scope,
+        )
 
     def _credential(self, visit: Visit) -> tuple[str, bool]:
         """What identifies the visitor, and whether browsers send it by themselves: app cookie, session cookie, then
@@ -121,12 +137,6 @@ class Places:
             return cookie, True
         if session := visit.cookies.get(hygiene.SESSION):
             return session, True
-        named = visit.request.named
         query = visit.request.target.partition(b"?")[2] if b"coder_session_token" in visit.request.target else b""
-        bearer = _OUR_BEARER.fullmatch(named.get(b"authorization", b"").decode("latin-1"))
-        parts = [
-            query.decode("latin-1"),
-            named.get(b"coder-session-token", b"").decode("latin-1"),
-            bearer[1] if bearer else "",
-        ]
+        parts = [query.decode("latin-1"), *visit.asker.shown]
         return "\0".join(parts) if any(parts) else "", False

@@ -44,6 +44,8 @@ REFUSED = {
     "host-with-user": b"GET / HTTP/1.1\r\nHost: u@a\r\n\r\n",
     "host-list": b"GET / HTTP/1.1\r\nHost: a, b\r\n\r\n",
     "absolute-other-host": b"GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    "absolute-empty-host": b"GET http://b/ HTTP/1.1\r\nHost:\r\n\r\n",
+    "absolute-odd-host-in-1.0": b"GET http://b^c/ HTTP/1.0\r\n\r\n",
     "absolute-user": b"GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n",
     "fragment": b"GET /x#y HTTP/1.1\r\nHost: a\r\n\r\n",
     "connect": b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n",
