@@ -14,7 +14,7 @@ import socket
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ class StockSite:
     server: Program
     page_port: int
     """Of `PAGE`, which is also the app `web` of each workspace."""
+    stock_agents: dict[str, Program] = field(default_factory=dict)
 
     @property
     def session(self) -> str:
@@ -85,17 +86,36 @@ class StockSite:
         """Of all agents."""
         return {self.agent(name)["status"] for name in self.workspaces}
 
-    def forward(self, *specs: str, workspace: str) -> tuple[Program, list[int]]:
-        """The stock `coder port-forward`, listening: for each of `specs`, such as ``tcp:8080``, its local port."""
+    def start_stock_agent(self, name: str) -> None:
+        """Start the stock agent of a workspace."""
+        machine = StockMachine(self.place.folder / name, program=self.stranger.program)
+        anywhere = "127.0.0.1:0"
+        self.stock_agents[name] = self.place.start(
+            machine,
+            machine.program,
+            "agent",
+            "--no-reap",
+            *("--log-dir", str(machine.folder)),
+            *("--script-data-dir", str(machine.folder / "scripts")),
+            *("--pprof-address", anywhere, "--prometheus-address", anywhere, "--debug-address", anywhere),
+            env={
+                "CODER_AGENT_URL": self.place.url,
+                "CODER_AGENT_TOKEN": self.workspaces[name].token,
+                "SHELL": "/bin/sh",
+            },
+        )
+
+    def forward(self, *specs: str, workspace: str, ours: bool = False) -> tuple[Program, list[int]]:
+        """A `coder port-forward`, the stock one or ours, listening: for each of `specs`, such as ``tcp:8080``, its
+        local port."""
+        machine, coder = (self.place.user, "coder") if ours else (self.stranger, self.stranger.program)
         for _ in range(3):  # the port that was free may be taken by the time it listens
             flags, ports = [], []
             for network, _, remote in (spec.partition(":") for spec in specs):
                 ports.append(_free_port())
                 flags += [f"--{network}", f"127.0.0.1:{ports[-1]}:{remote}"]
-            program = self.place.start(
-                self.stranger, self.stranger.program, "port-forward", workspace, *flags, env={"CODER_VERBOSE": "true"}
-            )
-            if program.wait_for(r"^Ready!|address already in use")[0] == "Ready!":
+            program = self.place.start(machine, coder, "port-forward", workspace, *flags)
+            if program.wait_for(r"^Ready|in use")[0] == "Ready":
                 return program, ports
             program.stop()
         raise AssertionError(program.output)
@@ -111,21 +131,6 @@ def _free_port() -> int:
                 return port
         except OSError:
             continue
-
-
-def start_stock_agent(place: Deployment, machine: StockMachine, workspace: Registered) -> Program:
-    """Start the stock agent of a workspace."""
-    anywhere = "127.0.0.1:0"
-    return place.start(
-        machine,
-        machine.program,
-        "agent",
-        "--no-reap",
-        *("--log-dir", str(machine.folder)),
-        *("--script-data-dir", str(machine.folder / "scripts")),
-        *("--pprof-address", anywhere, "--prometheus-address", anywhere, "--debug-address", anywhere),
-        env={"CODER_AGENT_URL": place.url, "CODER_AGENT_TOKEN": workspace.token, "SHELL": "/bin/sh"},
-    )
 
 
 @contextmanager
@@ -145,7 +150,7 @@ def open_stock_site(program: str, folder: Path) -> Iterator[StockSite]:
             if name.startswith("dev"):
                 place.start_agent(workspace, wait=False)
             else:
-                start_stock_agent(place, StockMachine(folder / name, program=program), workspace)
+                site.start_stock_agent(name)
         until("all agents are connected", lambda: site.statuses() == {"connected"} or None)
         yield site
 
