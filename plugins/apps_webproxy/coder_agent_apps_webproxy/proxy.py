@@ -45,6 +45,10 @@ log = logging.getLogger("coder_agent.apps_webproxy")
 IDLE_SECONDS = 60.0
 """How long a browser's connection is kept without a request. Source: nginx keeps 75 s, uvicorn 5 s."""
 SWEEP_SECONDS = 1.0
+DRAIN_SECONDS = 2.0
+"""How long answers in progress may take when the server stops, as its own (plugins/server listening.py). WebSockets and
+idle connections end at once."""
+DRAIN_STEP = 0.02
 
 
 class AppRoute:
@@ -66,6 +70,8 @@ class AppRoute:
         self._tasks: anyio.abc.TaskGroup | None = None
         self.connections = 0
         """Browser connections that are ours now."""
+        self._busy: set[BrowserStream] = set()
+        """Those with a request in progress."""
 
     # ------------------------------------------------------------ the route
 
@@ -79,6 +85,7 @@ class AppRoute:
                 yield
             finally:
                 self._tasks = None
+                await self._drain()
                 tasks.cancel_scope.cancel()
         await self.apps.close()
         self._uses.close()
@@ -99,6 +106,11 @@ class AppRoute:
             mark.end(503)
             return
         self._tasks.start_soon(self._serve, connection, transport)
+
+    async def _drain(self) -> None:
+        with anyio.move_on_after(DRAIN_SECONDS, shield=True):
+            while any(browser.status != 101 for browser in self._busy):  # noqa: ASYNC110 - no request pays for an event
+                await anyio.sleep(DRAIN_STEP)
 
     async def _sweep(self) -> None:
         while True:
@@ -150,9 +162,11 @@ class AppRoute:
             return False
         browser.consume(request.size)
         mark = browser.mark(connection.begin(request.method, request.target, request.named))
+        self._busy.add(browser)
         try:
             keep = await self._answer(browser, request, connection)
         finally:
+            self._busy.discard(browser)
             mark.end(browser.status)
         if not keep:
             await self._finish(browser)

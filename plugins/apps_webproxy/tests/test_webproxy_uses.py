@@ -14,6 +14,7 @@ import anyio
 import anyio.abc
 import pytest
 from coder_agent_apps_webproxy import uses
+from coder_agent_apps_webproxy.proxy import DRAIN_STEP
 from coder_agent_apps_webproxy.uses import IDLE_SECONDS, MAX_USES, Use, Uses
 
 from coder_agent.hooks.events import WorkspaceConnection
@@ -144,3 +145,34 @@ async def speaking_for_the_server(stream: anyio.abc.ByteStream) -> None:
                 b"HTTP/1.1 200 OK\r\nX-Coder-Request-Id: theirs\r\nStrict-Transport-Security: theirs\r\n"
                 b"Content-Length: 2\r\n\r\nok"
             )
+
+
+async def test_an_answer_in_progress_is_finished_when_the_server_stops(
+    opened: Callable[..., AbstractAsyncContextManager[Any]],
+) -> None:
+    begun, stopping = anyio.Event(), anyio.Event()
+    replies: list[bytes] = []
+
+    async def slow(stream: anyio.abc.ByteStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf")
+            begun.set()
+            await stopping.wait()
+            await anyio.sleep(2 * DRAIN_STEP)  # it stops while this one is still busy
+            await stream.send(b"half")
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as app, anyio.create_task_group() as tasks:
+        tasks.start_soon(app.serve, slow)
+        port = app.extra(anyio.abc.SocketAttribute.local_port)
+        ask = f"GET /@alice/dev/ports/{port}/x HTTP/1.1\r\nHost: coder.test\r\nConnection: close\r\n{ALICE}\r\n"
+
+        async def visit(place: Any) -> None:
+            replies.append(await place.raw(ask.encode()))
+            tasks.cancel_scope.cancel()
+
+        async with opened() as place:
+            tasks.start_soon(visit, place)
+            await begun.wait()
+            stopping.set()
+    assert replies[0].endswith(b"halfhalf")

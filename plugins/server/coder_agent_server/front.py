@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -27,11 +28,17 @@ API_POLICY = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-
 _STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 
 
+DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Seconds: bounds of the histogram, Prometheus's usual ones."""
+
+
 @dataclass(slots=True)
 class Tally:
     """Requests by kind, for /metrics. Bounded: methods and status classes are few, paths are not among the labels."""
 
     requests: dict[tuple[str, str], int] = field(default_factory=dict)
+    durations: list[int] = field(default_factory=lambda: [0] * (len(DURATIONS) + 1))
+    """How many took at most so long, of DURATIONS, and longer; without WebSockets, which take as long as they like."""
     seconds: float = 0.0
     in_progress: int = 0
     websockets: int = 0
@@ -40,7 +47,9 @@ class Tally:
         """One is over."""
         label = (method if method in _METHODS else "other", f"{status // 100}xx")
         self.requests[label] = self.requests.get(label, 0) + 1
-        self.seconds += seconds
+        if method != "WEBSOCKET":
+            self.durations[bisect_left(DURATIONS, seconds)] += 1
+            self.seconds += seconds
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "WEBSOCKET"})

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric, UnknownMetricFamily
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+    UnknownMetricFamily,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 from starlette.applications import Starlette
@@ -16,6 +24,7 @@ from starlette.routing import Route
 from coder_agent.hooks import Purpose
 
 from .deployment import Deployment
+from .front import DURATIONS
 
 
 class DeploymentCollector(Collector):
@@ -34,6 +43,7 @@ class DeploymentCollector(Collector):
             "coder_server_coordinator_peers", "Peers with a Coordinate stream.", len(server.coordinator.peers())
         )
         yield from self._requests()
+        yield from self._paths()
         yield from self._tailnet()
         yield from self._health()
         yield from self._refused()
@@ -47,9 +57,20 @@ class DeploymentCollector(Collector):
         for (method, status), count in sorted(tally.requests.items()):
             total.add_metric([method, status], count)
         yield total
-        yield CounterMetricFamily("coder_server_request_seconds", "Time spent on them, all together.", tally.seconds)
+        taken = HistogramMetricFamily("coder_server_request_duration_seconds", "How long answers took.")
+        sums = list(accumulate(tally.durations))
+        bounds = [*map(str, DURATIONS), "+Inf"]
+        taken.add_metric([], list(zip(bounds, sums, strict=True)), tally.seconds)
+        yield taken
         yield GaugeMetricFamily("coder_server_requests_in_progress", "Requests in progress.", tally.in_progress)
         yield GaugeMetricFamily("coder_server_websockets", "WebSockets that are open.", tally.websockets)
+
+    def _paths(self) -> Iterator[Metric]:
+        """Connections of users' programs to workspaces, by the way that carries them."""
+        found = GaugeMetricFamily("coder_server_paths", "Connections to workspaces.", labels=["kind"])
+        for kind, count in self._deployment.paths.kinds().items():
+            found.add_metric([kind], count)
+        yield found
 
     def _tailnet(self) -> Iterator[Metric]:
         """What the server itself carries into workspaces. The first two as coderd has them (coderd/tailnet.go)."""
@@ -96,6 +117,8 @@ def build_metrics_app(deployment: Deployment) -> Starlette:
     """An application with the one route ``/metrics``."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(DeploymentCollector(deployment))
+    ProcessCollector(registry=registry)  # memory, CPU time, open files
+    PlatformCollector(registry=registry)
 
     async def metrics(request: Request) -> Response:
         return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -45,6 +45,14 @@ class ReportBoard:
         """What the agent said last."""
         return self._newest.get(agent_id)
 
+    def kinds(self) -> Mapping[str, int]:
+        """How many peers of all agents are reached directly, relayed, or not at all."""
+        found = dict.fromkeys(("direct", "relayed", "none"), 0)
+        for report in self._newest.values():
+            for peer in report.peers:
+                found[peer["kind"]] += 1
+        return found
+
     def forget(self, agent_id: UUID) -> None:
         """The agent is gone."""
         gone = self._newest.pop(agent_id, None)

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from coder_agent_server.testing import PASSWORD, Api, Server, first_user, run_server
+from prometheus_client.parser import text_string_to_metric_families
 
 from coder_agent.hooks.health import REMEDIES
 from coder_agent.verdict.causes import Cause
@@ -164,6 +165,13 @@ async def test_metrics_have_an_address_of_their_own(tmp_path: Path) -> None:
         assert "coder_server_agents_connected 0.0" in text
         assert 'coder_server_build_info{version="v0.0.0-' in text
         assert "coder_relay_clients 0.0" in text
+        assert 'coder_server_paths{kind="direct"} 0.0' in text
+        found = {family.name: family for family in text_string_to_metric_families(text)}
+        buckets = [one for one in found["coder_server_request_duration_seconds"].samples if "le" in one.labels]
+        counts = [one.value for one in buckets]
+        assert counts == sorted(counts)
+        assert (buckets[-1].labels["le"], counts[-1]) == ("+Inf", 1)  # the 404 above
+        assert {"process_resident_memory_bytes", "process_open_fds", "python_info"} <= found.keys()
 
 
 async def test_errors_are_pages_for_people_and_documents_for_programs(server: Server, alice: Api) -> None:

@@ -73,6 +73,7 @@ def tailnet_rows(server: Deployment) -> list[Document]:
                     "address": str(path.addr) if path.addr is not None else "",
                     "region": path.region_name,
                     "latency_ms": None if path.latency is None else round(path.latency * 1000, 2),
+                    "loss": path.loss,
                     "mtu": path.tunnel_mtu,
                     "reason": path.reason,
                 }
