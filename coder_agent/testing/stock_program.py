@@ -40,10 +40,15 @@ class StockMachine(Machine):
     """A machine on which the stock program runs, offline but for loopback."""
 
     program: str = ""
+    trusted: Path | None = None
+    """Certificates to trust, instead of the system's."""
 
     def environ(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """Its whole environment."""
-        return Machine.environ(self, {"HTTP_PROXY": NOWHERE, "HTTPS_PROXY": NOWHERE, **(more or {})})
+        own = {"HTTP_PROXY": NOWHERE, "HTTPS_PROXY": NOWHERE}
+        if self.trusted is not None:
+            own["SSL_CERT_FILE"] = str(self.trusted)
+        return Machine.environ(self, {**own, **(more or {})})
 
     def stock(
         self, *arguments: str, timeout: float = PATIENCE, stdin: str | None = None, env: Mapping[str, str] | None = None
@@ -64,6 +69,20 @@ class StockSite:
     page_port: int
     """Of `PAGE`, which is also the app `web` of each workspace."""
     stock_agents: dict[str, Program] = field(default_factory=dict)
+    url: str = ""
+    """At which stock programs reach the server, if it is another than ours do."""
+
+    def sign_in(self) -> None:
+        """The stock CLI makes the first user, and a token with which ours signs in."""
+        made = self.stranger.stock(
+            "login", self.url or self.place.url, "--first-user-username", "alice", "--first-user-email",
+            "alice@example.com", "--first-user-password", PASSWORD, "--first-user-trial=false",
+        )  # fmt: skip
+        assert made.code == 0, str(made)
+        token = self.stranger.stock("tokens", "create", "--name", "ours")
+        assert token.code == 0, str(token)
+        signed_in = self.place.user.coder("login", self.place.url, "--token", token.out.strip())
+        assert signed_in.code == 0, str(signed_in)
 
     @property
     def session(self) -> str:
@@ -88,7 +107,8 @@ class StockSite:
 
     def start_stock_agent(self, name: str) -> None:
         """Start the stock agent of a workspace."""
-        machine = StockMachine(self.place.folder / name, program=self.stranger.program)
+        stranger = self.stranger
+        machine = StockMachine(self.place.folder / name, program=stranger.program, trusted=stranger.trusted)
         anywhere = "127.0.0.1:0"
         self.stock_agents[name] = self.place.start(
             machine,
@@ -99,7 +119,7 @@ class StockSite:
             *("--script-data-dir", str(machine.folder / "scripts")),
             *("--pprof-address", anywhere, "--prometheus-address", anywhere, "--debug-address", anywhere),
             env={
-                "CODER_AGENT_URL": self.place.url,
+                "CODER_AGENT_URL": self.url or self.place.url,
                 "CODER_AGENT_TOKEN": self.workspaces[name].token,
                 "SHELL": "/bin/sh",
             },
@@ -143,8 +163,8 @@ def open_stock_site(program: str, folder: Path) -> Iterator[StockSite]:
     with serve_directory(pages) as port, Deployment(folder) as place:
         server = place.start_server()
         stranger = StockMachine(folder / "stranger", program=program)
-        _sign_in(place, stranger)
         site = StockSite(place, stranger, {}, server, port)
+        site.sign_in()
         for name in ("dev", "stock", f"dev{RELAYED}", f"stock{RELAYED}"):
             site.workspaces[name] = workspace = _register(site, name)
             if name.startswith("dev"):
@@ -163,16 +183,3 @@ def _register(site: StockSite, name: str) -> Registered:
     if name.endswith(RELAYED):
         site.call("PUT", f"/workspaces/{made['id']}/path-rules", {"direct": "never"})
     return Registered(name, made["agent_tokens"][0]["agent_id"], made["agent_token"])
-
-
-def _sign_in(place: Deployment, stranger: StockMachine) -> None:
-    """The stock CLI makes the first user, and a token with which ours signs in."""
-    made = stranger.stock(
-        "login", place.url, "--first-user-username", "alice", "--first-user-email", "alice@example.com",
-        "--first-user-password", PASSWORD, "--first-user-trial=false",
-    )  # fmt: skip
-    assert made.code == 0, str(made)
-    token = stranger.stock("tokens", "create", "--name", "ours")
-    assert token.code == 0, str(token)
-    signed_in = place.user.coder("login", place.url, "--token", token.out.strip())
-    assert signed_in.code == 0, str(signed_in)

@@ -15,10 +15,11 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import trustme
 from websockets.sync.client import connect
 
-from coder_agent.testing.deployment import interrupt, until
-from coder_agent.testing.stock_program import PAGE, StockSite
+from coder_agent.testing.deployment import Deployment, Registered, interrupt, until
+from coder_agent.testing.stock_program import PAGE, StockMachine, StockSite
 
 pytestmark = [
     pytest.mark.foreign,
@@ -185,3 +186,38 @@ def test_a_stock_agent_that_ends_is_missed_and_its_successor_found(stock_site: S
     site.start_stock_agent("stock-relayed")
     until("it is back", lambda: site.agent("stock-relayed")["status"] == "connected" or None)
     assert "pong from" in site.place.user.coder("ping", "stock-relayed", "-n", "1").out
+
+
+# ---------------------------------------------------------------- another deployment
+
+
+def test_over_tls_and_websockets(stock_coder: str, tmp_path: Path) -> None:
+    """What Upgrade-less proxies leave: everything in TLS, and the relay inside WebSockets."""
+    authority, trusted = trustme.CA(), tmp_path / "ca.pem"
+    certificate = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(trusted)
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    files = ("--tls-cert-file", str(tmp_path / "cert.pem"), "--tls-key-file", str(tmp_path / "key.pem"))
+    with Deployment(tmp_path) as place:
+        server = place.start_server(
+            "--tls-enable", "--tls-address", "127.0.0.1:0", *files, "--derp-force-websockets",
+            "--block-direct-connections",
+        )  # fmt: skip
+        url = server.wait_for(r"HTTPS listener at (https://\S+:\d+)")[1]
+        stranger = StockMachine(tmp_path / "stranger", program=stock_coder, trusted=trusted)
+        site = StockSite(place, stranger, {}, server, 0, url=url)
+        site.sign_in()
+        made = site.call("POST", "/users/me/workspaces", {"name": "dev"})
+        site.workspaces["dev"] = Registered("dev", made["agent_tokens"][0]["agent_id"], made["agent_token"])
+        site.start_stock_agent("dev")
+        until("it is connected", lambda: site.statuses() == {"connected"} or None)
+        pinged = stranger.stock("ping", "dev", "-n", "1")
+        assert "proxied via DERP(Coder Embedded Relay)" in pinged.out, str(pinged)
+        assert "Your Coder administrator has blocked direct connections" in pinged.err
+        done = stranger.stock("ssh", "dev", stdin="exit 5\n")
+        assert done.code == 5, str(done)
+        assert "p2p" not in pinged.out
+        site.stock_agents["dev"].wait_for("connecting websocket to https://127")
+        ours = place.user.coder("ping", "dev", "-n", "1")
+        assert "proxied via DERP(Coder Embedded Relay)" in ours.out, str(ours)
