@@ -132,7 +132,7 @@ class StockSite:
         for _ in range(3):  # the port that was free may be taken by the time it listens
             flags, ports = [], []
             for network, _, remote in (spec.partition(":") for spec in specs):
-                ports.append(_free_port())
+                ports.append(free_port())
                 flags += [f"--{network}", f"127.0.0.1:{ports[-1]}:{remote}"]
             program = self.place.start(machine, coder, "port-forward", workspace, *flags)
             if program.wait_for(r"^Ready|in use")[0] == "Ready":
@@ -141,7 +141,7 @@ class StockSite:
         raise AssertionError(program.output)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Free for both protocols, and below those that systems choose by themselves."""
     while True:
         port = random.SystemRandom().randrange(10_000, 30_000)
