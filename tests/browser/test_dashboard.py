@@ -206,7 +206,7 @@ def test_a_workspace_page_draws_the_path_and_shows_the_evidence(open_page: Calla
     page.get_by_text("Show the evidence").click()
     expect(page.locator(".evidence li").first).to_be_visible()
     expect(page.get_by_role("row", name="you")).to_contain_text("127.0.0.1")
-    expect(page.get_by_role("region", name="Log")).to_contain_text("alice: direct")
+    expect(page.get_by_role("region", name="Log", exact=True)).to_contain_text("alice: direct")
     expect(page.get_by_role("region", name="Ports")).not_to_contain_text("Asking", timeout=PATIENCE)
     for command in ("coder ssh dev", "coder config-ssh", "coder port-forward dev", 'connect("dev")'):
         expect(page.get_by_role("region", name="Reach it")).to_contain_text(command)
@@ -274,7 +274,7 @@ def seen_by(chromium: Browser, place: Place, address: str, token: str) -> str:
 def test_an_agent_that_was_never_seen_has_its_start_line(open_page: Callable[..., Page], place: Place) -> None:
     page = open_page("/@alice/staging")
     expect(page.get_by_role("region", name="How to start its agent")).to_contain_text("coder-agent run")
-    page.get_by_role("button", name="Make a new token").click()
+    page.get_by_role("button", name="Make a new token", exact=True).click()
     line = page.get_by_text(re.compile(r"CODER_AGENT_TOKEN=[0-9a-f-]{36} coder-agent run"))
     expect(line).to_be_visible()
     keep_pictures(page, "waiting", place.screenshots)

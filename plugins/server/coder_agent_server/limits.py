@@ -36,7 +36,12 @@ class RateLimit:
             raise Problem(
                 429,
                 f"You've been rate limited for sending more than {self._limit} requests in a minute.",
-                headers={"Retry-After": str(wait)},
+                headers={
+                    "Retry-After": str(wait),
+                    # As go-chi/httprate tells them, which stock servers use.
+                    "X-RateLimit-Limit": str(self._limit),
+                    "X-RateLimit-Remaining": "0",
+                },
             )
 
     def _make_room(self, now: float) -> None:

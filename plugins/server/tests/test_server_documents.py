@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from coder_agent_server.documents.network import milliseconds
 from coder_agent_server.testing import Api, Server
 
 pytestmark = pytest.mark.anyio
@@ -214,3 +215,12 @@ async def test_every_reply_carries_our_version_even_those_to_nowhere(server: Ser
     wrong_method = await alice.post("/api/v2/buildinfo")
     assert wrong_method.status_code == 405
     assert wrong_method.json()["message"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1.234ms", 1.234), ("12.5µs", 0.013), ("2s", 2000.0), ("0s", 0.0), ("", None), ("1m2s", None), ("-1ms", None)],
+    ids=["ms", "us", "s", "none", "empty", "minutes", "negative"],
+)
+def test_round_trips_of_a_report_are_read_to_the_microsecond(text: str, value: float | None) -> None:
+    assert milliseconds(text) == value

@@ -48,7 +48,10 @@ def test_a_limit_counts_per_caller_and_forgets_after_a_minute() -> None:
         limit.check("a")
     with pytest.raises(Problem) as refused:
         limit.check("a")
-    assert (refused.value.status, refused.value.headers) == (429, {"Retry-After": "60"})
+    assert (refused.value.status, refused.value.headers) == (
+        429,
+        {"Retry-After": "60", "X-RateLimit-Limit": "2", "X-RateLimit-Remaining": "0"},
+    )
     limit.check("b")
     clock[0] = 60.0
     limit.check("a")

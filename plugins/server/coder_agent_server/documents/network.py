@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from statistics import median
@@ -21,6 +22,7 @@ SECTION_TITLES = {
     "database": "database",
 }
 """What the report's sections are called, as in `coder health`; those that this server does not have are left out."""
+_SHORT = re.compile(r"([0-9.]+)(s|ms|µs)")
 ABSENT = ("workspace_proxy", "provisioner_daemons")
 
 
@@ -64,12 +66,15 @@ def _server_latency(report: Document | None, region: int) -> Document | None:
         found = found.get(name) if isinstance(found, Mapping) else None
     if not isinstance(found, Mapping):
         return None
-    trips = [
-        float(node["round_trip_ping_ms"])
-        for node in found.get("node_reports") or ()
-        if isinstance(node, Mapping) and node.get("round_trip_ping_ms")
-    ]
+    nodes = [node for node in found.get("node_reports") or () if isinstance(node, Mapping)]
+    trips = [trip for node in nodes if (trip := milliseconds(str(node.get("round_trip_ping", ""))))]
     return {"ms": min(trips, default=None), "severity": found.get("severity", "")}
+
+
+def milliseconds(text: str) -> float | None:
+    """A duration as Go prints a short one: ``1.234ms``. The report's own milliseconds are whole ones, 0 on a LAN."""
+    match = _SHORT.fullmatch(text)
+    return None if match is None else round(float(match[1]) * {"s": 1e3, "ms": 1.0, "µs": 1e-3}[match[2]], 3)
 
 
 def day_document(day: Day, now: datetime) -> Document:

@@ -55,7 +55,7 @@ function row(key) {
     h("td", { role: "cell", "data-name": "May" }, (SCOPES.find(([scope]) => scope === key.scope) || [0, key.scope])[1]),
     h("td", { role: "cell", "data-name": "Last used" }, time(key.last_used)),
     h("td", { role: "cell", "data-name": "Ends" }, h("time", { datetime: key.expires_at, title: absolute(key.expires_at) }, ahead(key.expires_at))),
-    h("td", { role: "cell", class: "number" }, h("button", { type: "button", class: "danger", "aria-label": `Revoke ${key.token_name || key.id}`, onclick: () => revoke(key, here) }, "Revoke")));
+    h("td", { role: "cell", class: "act" }, h("button", { type: "button", class: "danger", "aria-label": `Revoke ${key.token_name || key.id}`, onclick: () => revoke(key, here) }, "Revoke")));
 }
 
 function add() {

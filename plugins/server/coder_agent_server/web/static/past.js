@@ -5,7 +5,7 @@ import { line, section } from "./parts.js";
 import { absolute, browser, bytes, clock, program, span } from "./words.js";
 
 const KINDS = { tunnel: "tunnel", ssh: "SSH", vscode: "VS Code", jetbrains: "JetBrains", reconnecting_pty: "terminal" };
-const NAMES = ["Since", "Who", "What", "From", "Bytes", "For", "End"];
+const NAMES = ["Who", "What", "From", "Bytes", "For", "End", "Since"];
 
 export function past(workspace, name) {
   const rows = workspace.past || [];
@@ -23,14 +23,14 @@ function entry(row, several) {
   const what = row.kind === "workspace_app" ? ["app ", h("code", null, row.target)]
     : row.kind === "port_forwarding" ? ["port ", h("code", null, row.target)] : KINDS[row.kind] || row.kind;
   return h("tr", { key: row.id, role: "row" },
-    h("td", { role: "cell", class: "number seen", "data-name": "Since" }, h("time", { datetime: row.at, title: absolute(row.at) }, clock(row.at))),
     h("th", { scope: "row", role: "rowheader" }, row.who || (web ? "not signed in" : "–")),
     h("td", { role: "cell", "data-name": "What" }, what, several ? ` on ${row.agent}` : "",
       row.program ? h("span", { class: "muted", title: row.program }, ` ${web || row.kind === "reconnecting_pty" ? browser(row.program) : program(row.program)}`) : null),
     h("td", { role: "cell", "data-name": "From" }, h("code", null, row.from || "–")),
     h("td", { role: "cell", class: "number", "data-name": "Bytes" }, row.bytes ? `↓ ${bytes(row.bytes.rx)} ↑ ${bytes(row.bytes.tx)}` : "–"),
     h("td", { role: "cell", class: "number", "data-name": "For" }, row.until ? span((new Date(row.until) - new Date(row.at)) / 1000) : "open"),
-    h("td", { role: "cell", "data-name": "End" }, row.until ? ending(row, web) : "–"));
+    h("td", { role: "cell", "data-name": "End" }, row.until ? ending(row, web) : "–"),
+    h("td", { role: "cell", "data-name": "Since" }, h("time", { datetime: row.at, title: absolute(row.at) }, clock(row.at))));
 }
 
 function ending(row, web) {

@@ -225,13 +225,13 @@ function agentFacts(agent) {
   const known = agent.facts;
   const rows = [
     ["Version", known.version], ["API", known.api_version], ["System", `${known.os}/${known.architecture}`], ["Directory", known.directory, true],
-    ["Address", known.addresses.map((one) => one.split("/")[0]).join(" "), true], ["Home relay", known.home],
-    ["Listens at", known.endpoints.join(" "), true], ["State", known.lifecycle.replaceAll("_", " ")],
+    ["Address", known.addresses.map((one) => one.split("/")[0]), true], ["Home relay", known.home],
+    ["Listens at", known.endpoints, true], ["State", known.lifecycle.replaceAll("_", " ")],
     ["Started", known.started_at ? time(known.started_at) : ""], ["Registered", time(known.created_at)],
     ...Object.entries(known.regions).map(([region, latency]) => [`to ${region}`, ms(latency)]),
   ];
   return section("Agent", "facts", null, h("dl", { class: "facts" }, rows.filter(([, value]) => value && value.length !== 0).map(([name, value, code]) =>
-    h("div", null, h("dt", null, name), h("dd", null, code ? h("code", null, value) : value)))));
+    h("div", { class: code ? "tall" : null }, h("dt", null, name), h("dd", null, code ? [value].flat().map((one) => h("code", null, one)) : value)))));
 }
 
 function manage(agent) {
@@ -239,7 +239,7 @@ function manage(agent) {
     token && agent.state !== "waiting" ? [h("p", null, "The new token, shown this once:"), line(token, "the new token")] : null,
     h("p", { class: "buttons left" }, h("button", { type: "button", onclick: () => renew(agent) }, "New token"),
       h("button", { type: "button", class: "danger", onclick: remove }, "Delete")),
-    line(`coder agent-token ${place(agent)}`, "make a new token in a shell"),
+    agent.state === "waiting" ? null : line(`coder agent-token ${place(agent)}`, "make a new token in a shell"),
     line(`coder delete ${full()}`, "delete this workspace"));
 }
 
