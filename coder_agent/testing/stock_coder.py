@@ -203,6 +203,8 @@ class StockServer:
             "CODER_CACHE_DIRECTORY": str(self._folder / "cache"),
             "CODER_CONFIG_DIR": str(self._folder / "config"),
             "CODER_DANGEROUS_DISABLE_RATE_LIMITS": "true",
+            "CODER_AGENT_STATS_REFRESH_INTERVAL": "1s",  # half a minute and hours otherwise
+            "CODER_METRICS_CACHE_REFRESH_INTERVAL": "1s",
         }
         return run_program(*self._command, env=environment, cwd=self._folder)
 

@@ -107,9 +107,11 @@ def stun_server() -> Iterator[int]:
         thread = threading.Thread(target=serve)
         thread.start()
         port = answering.getsockname()[1]
-        yield port
-        answering.sendto(b"end", ("127.0.0.1", port))
-        thread.join()
+        try:
+            yield port
+        finally:
+            answering.sendto(b"end", ("127.0.0.1", port))
+            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +167,7 @@ def test_the_server_knows_our_agent(place: Place) -> None:
     agent = place.agent()
     assert (agent["status"], agent["lifecycle_state"], agent["health"]["healthy"]) == ("connected", "ready", True)
     assert agent["version"].startswith("v")
+    assert agent["api_version"] == place.agent("stock")["api_version"], "the newest that this server has"
     assert agent["expanded_directory"] == str(place.home)
     until("the app is healthy", lambda: place.agent()["apps"][0]["health"] == "healthy")
     until("its distance to the relay is known", lambda: "Coder Embedded Relay" in place.agent().get("latency", {}))
@@ -231,6 +234,21 @@ def test_the_servers_own_account_of_the_deployment(place: Place) -> None:
     assert health["derp"]["severity"] == "ok", health["derp"]
     coordinator = place.get("/api/v2/debug/coordinator").decode()
     assert place.dev.agent_ids["ours"] in coordinator
+
+
+def test_the_server_hears_how_much_the_workspace_is_used(place: Place) -> None:
+    """It stops workspaces that nobody uses, as their agents tell."""
+
+    def told() -> dict[str, Any] | None:
+        stats: dict[str, Any] = place.server.call("GET", "/deployment/stats")
+        return stats if stats["session_count"]["ssh"] > 0 else None
+
+    busy = "while sleep 0.1; do date; done"
+    with place.staying(place.user, "coder", "ssh", "dev.ours", busy) as session:
+        session.wait_for(r"\d\d:\d\d")
+        stats = until("the shell is counted", told)
+    assert stats["workspaces"]["rx_bytes"] > 0
+    assert stats["workspaces"]["tx_bytes"] > 0
 
 
 def test_our_agent_leaves_and_comes_back(place: Place) -> None:
