@@ -16,7 +16,6 @@ from .base.derp_map import DerpMap
 from .base.keys import NodePublic
 from .base.path_rules import PathRules
 from .base.paths import PathKind
-from .hooks.events import PathExplained
 from .magicsock.status import PathStatus
 from .verdict.causes import Cause
 from .verdict.situation import Attempt, Region, RelayFacts, Situation, Verdict
@@ -30,10 +29,6 @@ ASK_POLL = 0.02
 SETTLE_TIMEOUT, SETTLE_PAUSE = 8.0, 0.5
 """Seconds that a command waits for a verdict; by then STUN has given up (5 s) and the other end has told so."""
 _MAY_CHANGE = (Cause.STILL_SEARCHING, Cause.BIRTHDAY_RUNNING, Cause.NO_RELAY_SIGNALLING)
-WATCH_INTERVAL = 5.0
-"""Seconds between looks at paths that did not change: a search ends without an event."""
-WATCH_PAUSE = 0.25
-"""Seconds between two looks at least, however often paths change."""
 DEPLOYMENT = "the deployment"
 """How rules of the server begin to say whose they are (`PathRules.set_by`)."""
 
@@ -135,7 +130,7 @@ def situation_of(node: TailnetNode, key: NodePublic) -> Situation:
 
 def explain(node: TailnetNode, key: NodePublic, there: str = "the workspace") -> Verdict:
     """The verdict from what is known now. `there` names the peer in the texts."""
-    from .verdict.judge import judge  # 1 MB that a node without peers need not hold
+    from .verdict.judge import judge  # big, and nothing for those who want but the evidence
 
     return judge(situation_of(node, key), there)
 
@@ -172,32 +167,3 @@ async def settle(node: TailnetNode, key: NodePublic, *, timeout: float = SETTLE_
                 return
             with anyio.move_on_after(SETTLE_PAUSE):
                 await node.wait_any_path()
-
-
-async def watch_verdicts(node: TailnetNode) -> None:
-    """Tell observers (`PathExplained`) when the verdict about an active peer changes, until cancelled.
-
-    Direct paths are judged once: there is nothing to find out about them while they stay.
-    """
-    told: dict[NodePublic, tuple[str, str]] = {}
-    while True:
-        with anyio.move_on_after(WATCH_INTERVAL):
-            await node.wait_any_path()
-        peers = [peer.key for peer in node.peers]
-        for gone in told.keys() - set(peers):
-            del told[gone]
-        for key in peers:
-            _tell(node, key, told)
-        await anyio.sleep(WATCH_PAUSE)
-
-
-def _tell(node: TailnetNode, key: NodePublic, told: dict[NodePublic, tuple[str, str]]) -> None:
-    status = node.path(key)
-    last = told.get(key)
-    if not status.active or (last is not None and last[1] and last[1] == str(status.addr or "")):
-        return
-    verdict = explain(node, key, "the peer")
-    if last is None or last[0] != verdict.code:
-        fixes = tuple(remedy.text for remedy in verdict.fixes)
-        node.emit(PathExplained(key, verdict.code.value, verdict.summary, fixes))
-    told[key] = (verdict.code.value, str(status.addr or "") if verdict.code.is_direct else "")

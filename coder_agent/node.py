@@ -34,7 +34,6 @@ from .base.node import Node
 from .base.path_rules import NO_RULES, DirectRule, PathRules
 from .base.paths import DerpPath, Path, PathKind, PathPolicy
 from .errors import ConfigError, PeerUnreachable, TransportBroken, TransportError
-from .explain import watch_verdicts
 from .hooks.egress import Egress
 from .hooks.events import Event, EventSink, PathChanged, PeerChanged, RelayChanged
 from .hooks.interfaces import (
@@ -71,6 +70,7 @@ from .runtime.splice import Dial as Dial
 from .runtime.splice import Splice as Splice
 from .runtime.splice import reset_socket as reset_socket
 from .runtime.streams import TunnelStream as TunnelStream
+from .verdict_watch import watch_verdicts
 
 log = logging.getLogger(__name__)
 Ts = TypeVarTuple("Ts")

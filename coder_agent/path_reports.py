@@ -28,11 +28,8 @@ from .base.addresses import AddrPort
 from .base.nat_facts import NatFacts
 from .base.node import Node
 from .base.paths import PathKind
-from .explain import explain
 from .hooks.events import Event, PathChanged, PeerChanged
 from .node import TailnetNode
-from .verdict.document import to_document
-from .verdict.model import is_public
 
 GATHER = 1.0
 """Seconds after a change until it is told: a search for a path has changed its mind by then."""
@@ -49,6 +46,9 @@ def paths_document(node: TailnetNode, peers: Mapping[UUID, Node]) -> dict[str, l
 
 
 def _peer(node: TailnetNode, peer_id: UUID, peer: Node) -> dict[str, object]:
+    from .explain import explain  # with `verdict` 1 MB, which an agent that nobody visits need not hold
+    from .verdict.document import to_document
+
     status = node.path(peer.key)
     received, sent = node.traffic(peer.key)
     path = str(status.addr) if status.kind is PathKind.DIRECT else f"derp:{status.region}" if status.region else ""
@@ -75,6 +75,8 @@ def nat_kind(facts: NatFacts, endpoints: Sequence[AddrPort]) -> str | None:
         return "blocked"
     if facts.mapping_varies:
         return "hard"
+    from .verdict.model import is_public
+
     if is_public(tuple(endpoints)):
         return "none"
     return None if facts.public_v4 is None else "easy"

@@ -35,7 +35,10 @@ def room(may: str, why: str, banned: frozenset[str] = frozenset()) -> Room:
 
 PURE = "a core takes bytes, `now` and `rng` and returns what to do: so it is tested without a network or a clock"
 CORES = "errors base protocols magicsock coordination verdict"
-ROOTS = "node explain peers compose agent agent_api path_reports client api blocking rpc workspace_name directory"
+ROOTS = (
+    "node explain verdict_watch peers compose agent agent_api path_reports client api blocking rpc workspace_name"
+    " directory"
+)
 
 ROOMS: dict[str, Room] = {
     "errors": room("", "the error tree is below everything"),
@@ -54,8 +57,9 @@ ROOMS: dict[str, Room] = {
     ),
     "tls_server": room("", "TLS on connections that come in, for servers and relays"),
     "stun_responder": room("errors base protocols", "a UDP port of its own, for servers and relays"),
-    "node": room(f"{CORES} hooks runtime explain __version__", "the public face of the runtime"),
+    "node": room(f"{CORES} hooks runtime verdict_watch __version__", "the public face of the runtime"),
     "explain": room("errors base magicsock verdict hooks node", "what the cores know of a path, as a verdict wants it"),
+    "verdict_watch": room("base hooks node explain", "news of verdicts; it loads what makes them when there is a peer"),
     "peers": room("errors base coordination node", "what a coordinator says, told to a node"),
     "compose": room("base errors hooks node", "plugins and settings in, a node's configuration out"),
     "agent": room(f"{CORES} hooks runtime {ROOTS} activity vigil __version__", "a composition root"),
@@ -85,7 +89,7 @@ ROOMS: dict[str, Room] = {
     ),
     "blocking_streams": room("errors hooks observing", "what it hands out"),
     "cli": room(
-        f"errors base verdict hooks {ROOTS} runtime.http runtime.agent_link __version__",
+        f"errors base verdict hooks {ROOTS} runtime.http runtime.agent_link runtime.memory __version__",
         "it parses, calls a root or the server's API, and prints",
     ),
     "testing": room(

@@ -15,11 +15,15 @@ from ..agent import Agent, AgentConfig
 from ..base.port_set import PortSet
 from ..compose import node_config
 from ..errors import ConfigError
+from ..runtime import memory
 from ..runtime.agent_link import Manifest
 from .context import Cli
 from .serving import raise_descriptor_limit
 
 log = logging.getLogger(__name__)
+
+SETTLED = 10.0
+"""Seconds after the start in which an agent finds its server, its relay and its addresses."""
 
 
 def run(
@@ -47,6 +51,7 @@ def run(
     )
     keep_hang_ups_from_children()
     raise_descriptor_limit()  # each connection that is forwarded to loopback holds one
+    memory.share_one_arena()
     anyio.run(_run, config)
 
 
@@ -72,7 +77,14 @@ def _ready(manifest: Manifest) -> None:
 async def _run(config: AgentConfig) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_stop_on_signal, tasks.cancel_scope)
+        tasks.start_soon(_settle)
         await Agent(config).run()
+
+
+async def _settle() -> None:
+    """An agent idles for most of its life: it gives back what only its start needed."""
+    await anyio.sleep(SETTLED)
+    memory.give_back()
 
 
 async def _stop_on_signal(scope: anyio.CancelScope) -> None:

@@ -7,13 +7,14 @@ Source: golang.org/x/net/http/httpproxy for the environment's rules; RFC 9110 §
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies, getproxies_environment, proxy_bypass
 
 from ..errors import ConfigError, TransportBroken
 
@@ -72,6 +73,10 @@ def proxy_url(host: str, port: int, *, secure: bool, configured: str | None) -> 
     """
     if configured is not None:
         return None if configured.strip().lower() in NEVER else configured.strip()
+    if not _may_be_set():
+        return None
+    from urllib.request import getproxies, getproxies_environment, proxy_bypass
+
     if is_loopback(host) or is_excepted(host, port, getproxies_environment().get("no", "")):
         return None
     proxies = getproxies()
@@ -79,6 +84,11 @@ def proxy_url(host: str, port: int, *, secure: bool, configured: str | None) -> 
     if not url or (not getproxies_environment() and proxy_bypass(host)):  # the system's own exceptions (macOS, Windows)
         return None
     return url if "://" in url else f"http://{url}"
+
+
+def _may_be_set() -> bool:
+    """Is there anything that the standard library would find? It takes 0.5 MB to look."""
+    return sys.platform in ("darwin", "win32") or any(name.lower().endswith("_proxy") for name in os.environ)
 
 
 def is_loopback(host: str) -> bool:

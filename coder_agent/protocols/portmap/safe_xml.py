@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from xml.parsers import expat
+from typing import TYPE_CHECKING
 
 from ...errors import RemoteProtocolError
+
+if TYPE_CHECKING:
+    from xml.parsers.expat import XMLParserType
 
 MAX_SIZE = 65_536
 """Bytes. Descriptions of routers have 3 to 20 kB."""
@@ -47,7 +50,9 @@ def parse(data: bytes) -> Element:
     """Read a document. Raises RemoteProtocolError, whatever is wrong with it."""
     if len(data) > MAX_SIZE:
         raise RemoteProtocolError(f"XML of more than {MAX_SIZE} bytes")
-    builder = _Builder()
+    from xml.parsers import expat  # for the few who have such a router
+
+    builder = _Builder(expat.ParserCreate(namespace_separator=" "))
     try:
         builder.parser.Parse(data, True)
     except (expat.ExpatError, LookupError, ValueError) as exc:  # the latter two: an encoding that nobody knows
@@ -60,11 +65,11 @@ def parse(data: bytes) -> Element:
 class _Builder:
     """Handlers of one parse."""
 
-    def __init__(self) -> None:
+    def __init__(self, parser: XMLParserType) -> None:
         self.root: Element | None = None
         self._open: list[Element] = []
         self._count = 0
-        self.parser = expat.ParserCreate(namespace_separator=" ")
+        self.parser = parser
         self.parser.StartDoctypeDeclHandler = self._doctype
         self.parser.StartElementHandler = self._start
         self.parser.EndElementHandler = self._end

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from xml.sax.saxutils import escape
 
 from ...errors import RemoteProtocolError
 from . import safe_xml
@@ -27,6 +26,8 @@ class SoapFault(RemoteProtocolError):
 
 def encode_call(service: Service, action: str, arguments: Sequence[tuple[str, str]]) -> tuple[dict[str, str], bytes]:
     """Headers and body of the POST that calls `action`; arguments in the order of the service's description."""
+    from xml.sax.saxutils import escape
+
     body = _ENVELOPE.format(
         action=action,
         kind=service.kind,

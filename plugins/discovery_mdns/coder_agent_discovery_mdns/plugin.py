@@ -24,7 +24,10 @@ def coder_settings() -> Sequence[SettingsSpec]:
 def coder_candidate_sources(settings: Settings) -> Sequence[CandidateSource]:
     """Peers on our LANs, unless that is switched off."""
     from .settings import MdnsSettings
-    from .source import MdnsSource
 
     section = settings.section(NAME, MdnsSettings)
-    return [MdnsSource(section.interfaces)] if section.enabled else []
+    if not section.enabled:
+        return []
+    from .source import MdnsSource
+
+    return [MdnsSource(section.interfaces)]

@@ -10,8 +10,9 @@ from coder_agent.client import Workspace
 from coder_agent.errors import CoderAgentError, RemoteProtocolError, TransportBroken
 from coder_agent.node import TunnelStream
 
+from . import PORT
 from .lines import read_line
-from .protocol import PORT, Request, decode_reply, encode_request
+from .protocol import Request, decode_reply, encode_request
 
 REPLY_TIMEOUT = 15.0
 """Seconds for an answer: the agent itself gives a host ten."""

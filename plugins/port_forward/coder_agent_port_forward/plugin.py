@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from coder_agent.hooks import hookimpl
 
+from . import PORT
+
 if TYPE_CHECKING:
     from coder_agent.hooks.interfaces import AgentService, CommandSpec, SettingsSpec
     from coder_agent.hooks.settings import Settings
@@ -39,7 +41,15 @@ def coder_commands() -> Sequence[CommandSpec]:
 @hookimpl
 def coder_agent_services(settings: Settings) -> Sequence[AgentService]:
     """The agent's half of --socks and --reverse."""
-    from .service import ForwardService
+    from coder_agent.hooks.deferred import DeferredService
+
     from .settings import PortForwardSettings
 
-    return [ForwardService(settings.section(NAME, PortForwardSettings), settings.egress)]
+    section = settings.section(NAME, PortForwardSettings)  # a mistake in it is told when the agent starts
+
+    def load() -> AgentService:
+        from .service import ForwardService
+
+        return ForwardService(section, settings.egress)
+
+    return [DeferredService(NAME, PORT, load)]

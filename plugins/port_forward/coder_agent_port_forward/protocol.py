@@ -21,7 +21,6 @@ from typing import Any
 
 from coder_agent.errors import RemoteProtocolError
 
-PORT = 8
 LINE_LIMIT = 4096
 """Bytes of one line; a host name has 253 at most."""
 

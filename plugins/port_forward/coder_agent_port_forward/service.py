@@ -15,9 +15,10 @@ from coder_agent.errors import EgressRefused, RemoteProtocolError
 from coder_agent.http import connect_first, resolve
 from coder_agent.node import TunnelStream
 
+from . import PORT
 from .lines import read_line
 from .outbound import OutboundPolicy
-from .protocol import PORT, Code, Op, Refusal, decode_request, encode, encode_refusal
+from .protocol import Code, Op, Refusal, decode_request, encode, encode_refusal
 from .reverse_listener import ReverseListeners
 from .settings import PortForwardSettings
 

@@ -13,12 +13,11 @@ from typing import cast
 import anyio
 import anyio.abc
 import pytest
-from coder_agent_port_forward import reverse_listener, tcp, udp
+from coder_agent_port_forward import PORT, reverse_listener, tcp, udp
 from coder_agent_port_forward.books import Book
 from coder_agent_port_forward.gate import Gate
 from coder_agent_port_forward.grammar import Forward, Protocol
 from coder_agent_port_forward.listening import open_listeners
-from coder_agent_port_forward.protocol import PORT
 from coder_agent_port_forward.proxy import ProxyForward
 from coder_agent_port_forward.reverse import ReverseForward
 from coder_agent_port_forward.service import ForwardService

@@ -1,1 +1,4 @@
 """Speed tests through the tunnel: the wire protocol is tailscale's net/speedtest, version 2."""
+
+PORT = 3
+"""TCP port inside the tunnel (coder tailnet/conn.go)."""

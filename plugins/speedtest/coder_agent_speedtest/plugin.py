@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from coder_agent.hooks import hookimpl
 
+from . import PORT
+
 if TYPE_CHECKING:
     from coder_agent.hooks.interfaces import AgentService, CommandSpec
     from coder_agent.hooks.settings import Settings
@@ -23,6 +25,11 @@ def coder_commands() -> Sequence[CommandSpec]:
 
 @hookimpl
 def coder_agent_services(settings: Settings) -> Sequence[AgentService]:
-    from .service import SpeedtestService
+    from coder_agent.hooks.deferred import DeferredService
 
-    return [SpeedtestService()]
+    def load() -> AgentService:
+        from .service import SpeedtestService
+
+        return SpeedtestService()
+
+    return [DeferredService("speedtest", PORT, load)]

@@ -14,9 +14,9 @@ from coder_agent.cli.output import note
 from coder_agent.client import Workspace, agent_unreachable
 from coder_agent.errors import CoderAgentError, PeerUnreachable, TransportBroken
 
+from . import PORT
 from .bottleneck import Bottleneck, Figures, Used, find
 from .protocol import Direction, Interval, Meter, Request
-from .service import PORT
 from .transfer import Ledger, ask, run_test
 
 DIRECT_PATIENCE = 30.0

@@ -10,12 +10,12 @@ import anyio.abc
 from coder_agent.errors import RemoteProtocolError
 from coder_agent.node import TunnelStream
 
+from . import PORT
 from .protocol import Direction, Request, encode_reply
 from .transfer import GRACE, Ledger, read_line, receive, send
 
 log = logging.getLogger(__name__)
 
-PORT = 3
 REQUEST_TIMEOUT = 10.0
 """Seconds for the request line."""
 

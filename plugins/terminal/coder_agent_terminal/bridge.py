@@ -23,7 +23,8 @@ from coder_agent.hooks.events import WorkspaceConnection
 from coder_agent.hooks.server_tailnet import TunnelPath
 from coder_agent.hooks.web import AgentPlace
 
-from .protocol import PORT, Init
+from . import PORT
+from .protocol import Init
 
 log = logging.getLogger("coder_agent.server.terminal")
 

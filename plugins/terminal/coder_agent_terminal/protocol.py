@@ -22,8 +22,6 @@ from uuid import UUID
 
 from coder_agent.errors import RemoteProtocolError
 
-PORT = 2
-"""The agent's port inside the tunnel (coder codersdk/workspacesdk/workspacesdk.go)."""
 LENGTH = struct.Struct("<H")
 MAX_INIT = 0xFFFF
 """Bytes of an init: what its length can say."""

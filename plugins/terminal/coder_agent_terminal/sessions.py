@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -30,27 +29,20 @@ class NoTerminal(CoderAgentError):
 
 
 class Sessions:
-    """Starts terminals and finds them again. `open` is entered once; at its end they all end."""
+    """Starts terminals and finds them again. They run in `tasks`, and end when it is cancelled."""
 
-    def __init__(self, settings: TerminalSettings, facts: Callable[[], AgentFacts]) -> None:
+    def __init__(self, settings: TerminalSettings, facts: Callable[[], AgentFacts], tasks: anyio.abc.TaskGroup) -> None:
         self._settings = settings
         self._facts = facts
         self._sessions: dict[UUID, Session] = {}
-        self._tasks: anyio.abc.TaskGroup | None = None
+        self._tasks: anyio.abc.TaskGroup | None = tasks
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    @asynccontextmanager
-    async def open(self) -> AsyncIterator[None]:
-        """Terminals live while the block runs."""
-        async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
-            try:
-                yield
-            finally:
-                self._tasks = None
-                tasks.cancel_scope.cancel()
+    def stop(self) -> None:
+        """Start no more."""
+        self._tasks = None
 
     def get(self, init: Init) -> tuple[Session, bool]:
         """The terminal with that identity, and whether it is new. Raises NoTerminal."""

@@ -19,8 +19,9 @@ from coder_agent.cli.durations import format_latency
 from coder_agent.client import Workspace
 from coder_agent.errors import ApiError, AuthError, CoderAgentError, PeerUnreachable, TransportBroken
 
+from . import PORT
 from .escapes import HELP, Escapes, Order
-from .protocol import PORT, End, Init, Input, MarkReader, Size
+from .protocol import End, Init, Input, MarkReader, Size
 from .screen import Modes, Seen, without_questions
 
 HEARTBEAT = 5.0

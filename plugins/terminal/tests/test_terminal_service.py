@@ -396,7 +396,7 @@ async def test_an_opening_that_makes_no_sense_is_answered_in_words(tmp_path: Pat
 async def test_an_opening_that_is_cut_or_never_comes_costs_one_connection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coder_agent_terminal.service.INIT_TIMEOUT", 0.05)
+    monkeypatch.setattr("coder_agent_terminal.visits.INIT_TIMEOUT", 0.05)
     async with agent(tmp_path) as place:
         cut = Screen(await place.connect())
         await cut.stream.send(Init(uuid4()).encode()[:20])
