@@ -414,7 +414,7 @@ def test_pages_beside_the_four_are_accessible_too(chromium: Browser, place: Plac
             page.goto(f"/help/{name}")
             keep_pictures(page, f"help-{name}", place.screenshots)
         page.goto("/@alice/dev/ports/9/")
-        expect(page.get_by_role("heading")).to_contain_text("listens")
+        expect(page.get_by_role("heading")).to_have_text("The app is not running")
         keep_pictures(page, "not-listening", place.screenshots)
         page.goto("/@alice/staging/ports/8080/")
         keep_pictures(page, "app-offline", place.screenshots)

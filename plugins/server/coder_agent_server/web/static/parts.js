@@ -14,7 +14,7 @@ export function time(at, never = "never") {
 
 // A line that a shell accepts, with a button that copies it.
 export function line(command, label) {
-  return h("p", { class: "line", key: `line ${command}` },
+  return h("p", { class: command.includes("\n") ? "line lines" : "line", key: `line ${command}` },
     h("code", { tabindex: 0, role: "group", "aria-label": label || "Command" }, command),
     copyButton(command, label ? `Copy: ${label}` : `Copy ${command}`));
 }

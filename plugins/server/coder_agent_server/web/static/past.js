@@ -27,9 +27,9 @@ function entry(row, several) {
     h("td", { role: "cell", "data-name": "What" }, what, several ? ` on ${row.agent}` : "",
       row.program ? h("span", { class: "muted", title: row.program }, ` ${web || row.kind === "reconnecting_pty" ? browser(row.program) : program(row.program)}`) : null),
     h("td", { role: "cell", "data-name": "From" }, h("code", null, row.from || "–")),
-    h("td", { role: "cell", class: "number", "data-name": "Bytes" }, row.bytes ? `↓ ${bytes(row.bytes.rx)} ↑ ${bytes(row.bytes.tx)}` : "–"),
+    h("td", { role: "cell", class: row.bytes ? "number" : "number none", "data-name": "Bytes" }, row.bytes ? `↓ ${bytes(row.bytes.rx)} ↑ ${bytes(row.bytes.tx)}` : "–"),
     h("td", { role: "cell", class: "number", "data-name": "For" }, row.until ? span((new Date(row.until) - new Date(row.at)) / 1000) : "open"),
-    h("td", { role: "cell", "data-name": "End" }, row.until ? ending(row, web) : "–"),
+    h("td", { role: "cell", class: row.until ? null : "none", "data-name": "End" }, row.until ? ending(row, web) : "–"),
     h("td", { role: "cell", "data-name": "Since" }, h("time", { datetime: row.at, title: absolute(row.at) }, clock(row.at))));
 }
 

@@ -239,7 +239,7 @@ function manage(agent) {
     token && agent.state !== "waiting" ? [h("p", null, "The new token, shown this once:"), line(token, "the new token")] : null,
     h("p", { class: "buttons left" }, h("button", { type: "button", onclick: () => renew(agent) }, "New token"),
       h("button", { type: "button", class: "danger", onclick: remove }, "Delete")),
-    agent.state === "waiting" ? null : line(`coder agent-token ${place(agent)}`, "make a new token in a shell"),
+    line(`coder agent-token ${place(agent)}`, "make a new token in a shell"),
     line(`coder delete ${full()}`, "delete this workspace"));
 }
 
