@@ -1,35 +1,38 @@
-"""Real apps behind the web proxy of real processes: curl and Chromium judge, JupyterLab and Python's own server serve.
-
-JupyterLab runs in a virtual environment of its own (`.ci/run` makes build/judges/jupyterlab). Streamlit, Gradio,
-TensorBoard, MLflow and Vite are too heavy to install here: programs/web_app.py names URLs in the ways that they do
-(module imports, fetch, WebSocket and server-sent events from the root), but it is not them.
+"""The web proxy of real processes, judged by curl and Chromium: corners of HTTP, and who may see what, on paths and on
+app hosts. Python's own server and programs/web_app.py serve; real apps are in test_real_web_apps.py.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx2
 import pytest
+from playwright.sync_api import Browser, Page, expect
 
-from coder_agent.testing.deployment import Deployment, until
+from coder_agent.testing.chromium import open_chromium, visit
+from coder_agent.testing.deployment import PASSWORD, Deployment
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-JUPYTER = ROOT / "build" / "judges" / "jupyterlab" / "bin" / "jupyter"
+SCREENSHOTS = ROOT / "build" / "screenshots"
 CHROMIUM = shutil.which("chromium")
 PROGRAMS = Path(__file__).parent / "programs"
 
 pytestmark = [pytest.mark.foreign, pytest.mark.slow]
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None and not os.environ.get("CI"), reason="curl is missing")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="chromium is missing")
-needs_jupyter = pytest.mark.skipif(not JUPYTER.exists() and not os.environ.get("CI"), reason="jupyterlab is missing")
 
 
 @dataclass
@@ -48,6 +51,21 @@ class Site:
         )
         assert done.code == 0, str(done)
         return done.out
+
+    @cached_property
+    def bob(self) -> str:
+        """Another user's session."""
+        who = {"email": "bob@example.com", "password": PASSWORD}
+        with httpx2.Client(base_url=f"{self.place.url}/api/v2") as api:
+            mine = {"Coder-Session-Token": self.token}
+            api.post("/users", json={**who, "username": "bob"}, headers=mine).raise_for_status()
+            return str(api.post("/users/login", json=who).json()["session_token"])
+
+    def address(self, port: int, method: str) -> str:
+        """Of the page on a port, either way."""
+        if method == "path":
+            return f"{self.place.url}{self.ports(port)}/"
+        return f"http://{port}--main--dev--alice.apps.localhost:{self.place.port}/"
 
     def ports(self, port: int) -> str:
         return f"/@alice/dev/ports/{port}"
@@ -120,26 +138,21 @@ def test_a_large_upload_arrives_whole(site: Site) -> None:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+def browser() -> Iterator[Browser]:
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    with open_chromium() as browser:
+        yield browser
 
 
 @pytest.fixture
-def page(browser: Any, site: Site) -> Iterator[Any]:
-    context = browser.new_context()
-    context.add_cookies([{"name": "coder_session_token", "value": site.token, "url": site.place.url}])
-    yield context.new_page()
-    context.close()
+def page(browser: Browser, site: Site) -> Iterator[Page]:
+    with visit(browser, site.place.url, token=site.token) as page:
+        yield page
 
 
 @needs_chromium
 @pytest.mark.parametrize("trusted", [False, True], ids=["sandboxed", "trusted"])
-def test_a_page_with_absolute_paths_works_below_a_prefix(site: Site, page: Any, trusted: bool) -> None:
+def test_a_page_with_absolute_paths_works_below_a_prefix(site: Site, page: Page, trusted: bool) -> None:
     escaped: list[str] = []
     page.on("response", lambda reply: escaped.append(reply.url) if reply.status >= 400 else None)
     if trusted:
@@ -153,31 +166,66 @@ def test_a_page_with_absolute_paths_works_below_a_prefix(site: Site, page: Any, 
     assert seen["stored"] == "kept"
     assert seen["api"] == "app", "a request for our API by the app's page is the app's"
     assert page.evaluate("window.origin") == ("null" if not trusted else site.place.url)
-    if trusted:
-        assert seen["module"] == "imported"
+    assert seen["module"] == "imported"
     assert [url for url in escaped if "favicon" not in url and "missing" not in url] == []
 
 
+# ---------------------------------------------------------------- who may see what
+
+LEVELS = ("owner", "authenticated", "public")
+
+
 @needs_chromium
-@needs_jupyter
-def test_jupyterlab_unmodified_below_a_prefix(site: Site, page: Any) -> None:
-    lab = site.place.start(
-        site.place.workspace, str(JUPYTER), "lab", "--no-browser", "--allow-root", "--port=0",
-        "--IdentityProvider.token=", env={"JUPYTER_PLATFORM_DIRS": "1"},
-    )  # fmt: skip
-    port = int(until("JupyterLab listens", lambda: lab.wait_for(r"http://(?:localhost|127\.0\.0\.1):(\d+)/lab"), 60)[1])
-    site.trust(port)
-    base = f"{site.place.url}{site.ports(port)}/"
-    strays: list[str] = []
-    page.on(
-        "request",
-        lambda request: None if request.url.startswith((base, "data:", "blob:")) else strays.append(request.url),
-    )
-    page.goto(base)
-    page.click('.jp-LauncherCard[data-category="Notebook"]', timeout=60_000)
-    page.click(".jp-Notebook .cm-content", timeout=60_000)
-    page.keyboard.type("6 * 7")
-    page.keyboard.press("Shift+Enter")
-    page.wait_for_selector(".jp-OutputArea-output pre", timeout=60_000)
-    assert page.inner_text(".jp-OutputArea-output pre").strip() == "42"
-    assert strays == [], "no request escapes the prefix"
+@pytest.mark.parametrize("method", ["path", "subdomain"])
+def test_a_shared_port_shows_itself_to_whom_it_is_shared_with(site: Site, browser: Browser, method: str) -> None:
+    address = site.address(site.files, method)
+    for level in LEVELS:
+        shared = site.place.user.coder("port-share", "dev", str(site.files), "--share", level)
+        assert shared.code == 0, shared
+        for who, token in (("alice", site.token), ("bob", site.bob), ("nobody", "")):
+            may = who == "alice" or level == "public" or (who == "bob" and level == "authenticated")
+            with visit(browser, site.place.url, token=token) as page:
+                page.goto(address)
+                if may:
+                    expect(page.get_by_role("link", name="file name.txt")).to_be_visible()
+                    page.get_by_role("link", name="file name.txt").click()
+                    expect(page.get_by_text("plain text")).to_be_visible()
+                elif who == "bob":
+                    expect(page.get_by_role("heading", level=1)).to_have_text(
+                        "There is no such app, or it is not shared with you"
+                    )
+                    page.screenshot(path=SCREENSHOTS / f"app-without-rights-{method}.png")
+                else:
+                    expect(page).to_have_url(re.compile(rf"^{re.escape(site.place.url)}/login\?next="))
+                    page.screenshot(path=SCREENSHOTS / f"app-sign-in-{method}.png")
+
+
+@needs_chromium
+def test_who_signs_in_on_the_way_to_an_app_host_arrives_there(site: Site, browser: Browser) -> None:
+    address = site.address(site.app, "subdomain")
+    with visit(browser) as page:
+        went: list[str] = []
+        page.on("response", lambda reply: went.append(f"{reply.status} {urlsplit(reply.url).path}"))
+        page.goto(f"{address}?kept=1")
+        page.get_by_label("E-mail").fill("alice@example.com")
+        page.get_by_label("Password").fill(PASSWORD)
+        page.keyboard.press("Enter")
+        page.wait_for_function("document.body.dataset.done === 'yes'")
+        assert page.url == f"{address}?kept=1", "without the key that it came with"
+        assert page.evaluate("[origin + '/', seen.socket, seen.stored]") == [address, "echo: hello", "kept"]
+        redirects = [step for step in went if "auth-redirect" in step]
+        assert redirects == ["303 /api/v2/applications/auth-redirect"] * 2, "sent to sign in, and back with a key"
+        page.screenshot(path=SCREENSHOTS / "app-on-its-host.png")
+        here = {str(cookie["name"]): cookie for cookie in page.context.cookies(address)}
+        (session,) = [cookie for name, cookie in here.items() if name.startswith("coder_subdomain_app_session_token")]
+        assert session["httpOnly"]
+        assert "coder_session_token" not in here, "the dashboard's own session stays at the dashboard"
+        signed = str(here["coder_signed_app_token"]["value"])
+        claims = json.loads(base64.urlsafe_b64decode(signed.split(".")[1] + "=="))
+        assert claims["access_method"] == "subdomain"
+        assert claims["app_slug_or_port"] == str(site.app)
+        assert page.evaluate("document.cookie") == ""
+        other = site.address(site.files, "subdomain")
+        page.goto(other)
+        expect(page.get_by_role("link", name="file name.txt")).to_be_visible()
+        assert len([step for step in went if "auth-redirect" in step]) == 2, "one key opens all of her apps"

@@ -35,17 +35,29 @@ const plain = (options) => (SANDBOXED && options && options.credentials === "inc
 construct("Request", ([url, options]) => [url instanceof Request ? url : guarded(String(url)), plain(options)]);
 construct("WebSocket", first);
 construct("EventSource", ([url, options]) => [guarded(url), SANDBOXED ? undefined : options]);
+// Cookies of a sandboxed page: the server keeps them, and tells what scripts may read.
+const jar = new Map(COOKIES);
+const told = (text) => { if (SANDBOXED && text) for (const [name, value] of JSON.parse(text)) jar.set(name, value); };
 const fetched = window.fetch;
-define(window, "fetch", function fetch(asked, options) {
-  if (!(asked instanceof Request)) return fetched.call(this, guarded(String(asked)), plain(options));
-  const url = guarded(asked.url);
-  return fetched.call(this, url === asked.url ? asked : new Request(url, asked), plain(options));
+define(window, "fetch", async function fetch(asked, options) {
+  const url = asked instanceof Request ? guarded(asked.url) : guarded(String(asked));
+  const meant = !(asked instanceof Request) ? url : url === asked.url ? asked : new Request(url, asked);
+  const reply = await fetched.call(window, meant, plain(options));
+  told(reply.headers.get("Coder-App-Cookies"));
+  return reply;
 });
 const patch = (target, name, prepare) => {
   const known = target && target[name];
-  if (known) define(target, name, function (...given) { return known.apply(this, prepare(given)); });
+  if (known) define(target, name, function (...given) { return known.apply(this, prepare.call(this, given)); });
 };
 patch(XMLHttpRequest.prototype, "open", ([method, url, ...rest]) => [method, guarded(url), ...rest]);
+patch(XMLHttpRequest.prototype, "send", function (given) {
+  if (SANDBOXED) {
+    this.withCredentials = false;
+    this.addEventListener("load", () => told(this.getResponseHeader("Coder-App-Cookies")), { once: true });
+  }
+  return given;
+});
 patch(navigator, "sendBeacon", first);
 patch(window, "open", (given) => (given.length ? first(given) : given));
 patch(CSSStyleSheet.prototype, "insertRule", ([rule, ...rest]) => [styled(rule), ...rest]);
@@ -162,7 +174,6 @@ if (SANDBOXED) {
     getRegistration: () => Promise.resolve(undefined), getRegistrations: () => Promise.resolve([]),
     addEventListener() {}, removeEventListener() {},
   });
-  const jar = new Map(COOKIES);
   Object.defineProperty(document, "cookie", {
     configurable: true,
     get: () => [...jar].map(([name, value]) => `${name}=${value}`).join("; "),

@@ -5,6 +5,7 @@ what its scripts may read (no HttpOnly) is handed to them in the page (html.py).
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from email.utils import parsedate_to_datetime
 from . import hygiene
 from .http1 import Headers
 
+TOLD = b"Coder-App-Cookies"
+"""The header by which a page's scripts learn of them (below.js)."""
 MAX_JARS = 256
 MAX_COOKIES = 32
 """In a jar. Browsers keep 50 at least (RFC 6265 §6.1)."""
@@ -38,11 +41,14 @@ class Jar:
     _cookies: dict[tuple[bytes, bytes], _Cookie] = field(default_factory=dict)
 
     def keep(self, headers: Headers, target: bytes, now: float) -> Headers:
-        """Take the cookies out of an answer to `target`; the other headers."""
-        for name, value in headers:
-            if name.lower() == b"set-cookie":
-                self._store(value, target, now)
-        return [field for field in headers if field[0].lower() != b"set-cookie"]
+        """Take the cookies out of an answer to `target`. What scripts may read of them stands in a header of ours."""
+        found = [value for name, value in headers if name.lower() == b"set-cookie"]
+        if not found:
+            return headers
+        for value in found:
+            self._store(value, target, now)
+        told = json.dumps(self.readable(target, now)).encode()
+        return [*(field for field in headers if field[0].lower() != b"set-cookie"), (TOLD, told)]
 
     def header(self, target: bytes, now: float) -> bytes:
         """The Cookie header for a request; empty if there is none to send."""
