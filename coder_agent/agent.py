@@ -30,6 +30,7 @@ from .runtime.agent_link import Manifest
 from .runtime.control_link import AgentMode, ControlLink
 from .runtime.loopback import Loopback, forward_loopback
 from .runtime.mounts import Mounts
+from .runtime.start_scripts import run_scripts
 from .vigil import Vigil
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ class Agent:
                 self._attach(node)
                 tasks.start_soon(self._sweep)
                 tasks.start_soon(self._follow_rules)
+                tasks.start_soon(self._run_start_scripts, self._manifest)
                 self._config.on_ready(self._manifest)
                 try:
                     await anyio.sleep_forever()
@@ -241,6 +243,21 @@ class Agent:
             await self._apps_wanted.wait()
             self._apps_wanted = anyio.Event()
             await self._api.declare_apps(self._config.apps)
+
+    async def _run_start_scripts(self, manifest: Manifest) -> None:
+        """Once in our life; users may come in meanwhile, but those who shall wait for them hear when they are done."""
+        reporter = self._link.reporter
+        if manifest.start_scripts and reporter is not None:
+            variables = {
+                **manifest.environment,
+                "CODER_AGENT_URL": self._config.url,
+                "CODER_WORKSPACE_NAME": manifest.workspace_name,
+                "CODER_WORKSPACE_OWNER_NAME": manifest.owner_username,
+                "CODER_WORKSPACE_AGENT_NAME": manifest.agent_name,
+                "CODER_WORKSPACE_ID": str(manifest.workspace_id),
+            }
+            endings = await run_scripts(manifest.start_scripts, reporter, manifest.directory, variables)
+            reporter.scripts_ended(endings)
 
     # ------------------------------------------------------------ path rules
 

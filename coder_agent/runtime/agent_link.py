@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import ClassVar
 from uuid import UUID
 
 import anyio
+from google.protobuf.message import Message
 
 from ..base.derp_map import DerpMap
 from ..protocols.tailnet.convert import derp_map_from_proto, uuid_from_proto
@@ -23,6 +24,7 @@ from .agent_startup import expand_directory, version_for_servers
 from .app_health import AppCheck, AppHealthReporter, checks_of, looker
 from .rpc import RpcConnection
 from .rpc_stream import RpcError
+from .start_scripts import Ending, Outcome, Script
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,11 @@ CALL_TIMEOUT = 30.0
 """Seconds for one answer."""
 BANNER_INTERVAL = 120.0
 """Seconds between two looks for announcement banners."""
+MAX_LOG = 1 << 20
+"""Characters of scripts' output that a server is told; a stock one keeps no more.
+Source: coder coderd/database/dump.sql (max_logs_length)."""
+MAX_UNSENT = 256
+"""Messages about scripts that wait for a connection; older ones give way."""
 _FALLBACK_STATS_INTERVAL = 300.0  # seconds, if a server leaves it unset
 
 
@@ -49,6 +56,7 @@ class Manifest:
     derp_force_websockets: bool = False
     derp_map: DerpMap = field(default_factory=DerpMap)
     app_checks: tuple[AppCheck, ...] = ()
+    start_scripts: tuple[Script, ...] = ()
 
     @classmethod
     def from_proto(cls, message: pb.Manifest) -> Manifest:
@@ -65,6 +73,7 @@ class Manifest:
             derp_force_websockets=message.derp_force_websockets,
             derp_map=derp_map_from_proto(message.derp_map),
             app_checks=checks_of(message.apps),
+            start_scripts=tuple(_script(one) for one in message.scripts if one.run_on_start),
         )
 
 
@@ -90,6 +99,8 @@ class LifecycleState(IntEnum):
     """The life of an agent; it only moves forward. The numbers are those of the wire."""
 
     STARTING = 2
+    START_TIMEOUT = 3
+    START_ERROR = 4
     READY = 5
     SHUTTING_DOWN = 6
     OFF = 9
@@ -111,6 +122,9 @@ class AgentReporter:
         self._reached: LifecycleState | None = None
         self._changed = anyio.Event()
         self._delivered = anyio.Event()
+        self._outbox: deque[tuple[str, Message, type[Message]]] = deque(maxlen=MAX_UNSENT)
+        self._spoken = anyio.Event()
+        self._log_room = MAX_LOG
 
     def set_state(self, state: LifecycleState) -> None:
         """Report `state` from now on. Steps back are ignored."""
@@ -139,7 +153,8 @@ class AgentReporter:
             f"{SERVICE}UpdateStartup", pb.UpdateStartupRequest(startup=startup), pb.Startup, timeout=CALL_TIMEOUT
         )
         self.set_state(LifecycleState.STARTING)
-        self.set_state(LifecycleState.READY)  # there are no start scripts to wait for
+        if not manifest.start_scripts:
+            self.set_state(LifecycleState.READY)
 
     async def report_states(self, connection: RpcConnection) -> None:
         """Deliver states in order, for as long as the connection lives."""
@@ -177,6 +192,61 @@ class AgentReporter:
         seconds = answer.report_interval.seconds + answer.report_interval.nanos / 1e9
         return seconds if seconds > 0 else _FALLBACK_STATS_INTERVAL
 
+    # ------------------------------------------------------------ scripts (start_scripts.ScriptSink)
+
+    def script_said(self, source: bytes, lines: Sequence[str], *, error: bool) -> None:
+        """Lines for the workspace's log at the server; what is too much for it is left out."""
+        size = sum(len(line) + 1 for line in lines)
+        if size > self._log_room:
+            return
+        self._log_room -= size
+        request = pb.BatchCreateLogsRequest(log_source_id=source)
+        for line in lines:
+            entry = request.logs.add(output=line, level=pb.Log.ERROR if error else pb.Log.INFO)
+            entry.created_at.GetCurrentTime()
+        self._tell("BatchCreateLogs", request, pb.BatchCreateLogsResponse)
+
+    def script_ended(self, ending: Ending) -> None:
+        """How long a script took, and what became of it."""
+        timing = pb.Timing(
+            script_id=ending.script.id,
+            exit_code=ending.exit_code,
+            stage=pb.Timing.START,
+            status=pb.Timing.Status.ValueType(ending.outcome),
+        )
+        timing.start.FromMicroseconds(round(ending.began * 1e6))
+        timing.end.FromMicroseconds(round(ending.ended * 1e6))
+        request = pb.WorkspaceAgentScriptCompletedRequest(timing=timing)
+        self._tell("ScriptCompleted", request, pb.WorkspaceAgentScriptCompletedResponse)
+
+    def scripts_ended(self, endings: Sequence[Ending]) -> None:
+        """All start scripts are over: the workspace is ready, or it is not."""
+        outcomes = {ending.outcome for ending in endings}
+        if Outcome.FAILED in outcomes:
+            self.set_state(LifecycleState.START_ERROR)
+        elif Outcome.TIMED_OUT in outcomes:
+            self.set_state(LifecycleState.START_TIMEOUT)
+        else:
+            self.set_state(LifecycleState.READY)
+
+    def _tell(self, method: str, request: Message, answer: type[Message]) -> None:
+        self._outbox.append((method, request, answer))
+        self._spoken.set()
+
+    async def report_scripts(self, connection: RpcConnection) -> None:
+        """Deliver what scripts said and how they ended, in order, for as long as the connection lives."""
+        while True:
+            self._spoken = anyio.Event()
+            while self._outbox:
+                method, request, answer = self._outbox[0]
+                try:
+                    await connection.unary(f"{SERVICE}{method}", request, answer, timeout=CALL_TIMEOUT)
+                except RpcError as exc:  # an older server, or one that has heard enough
+                    log.debug("the server does not take %s: %s", method, exc)
+                if self._outbox and self._outbox[0][1] is request:
+                    self._outbox.popleft()
+            await self._spoken.wait()
+
     async def report_app_health(self, connection: RpcConnection, manifest: Manifest) -> None:
         """Look at the apps that want it, and say what has changed."""
         await self._apps.run(connection, manifest.app_checks)
@@ -196,6 +266,12 @@ class AgentReporter:
                     raise
                 await anyio.sleep_forever()
             await anyio.sleep(BANNER_INTERVAL)
+
+
+def _script(message: pb.WorkspaceAgentScript) -> Script:
+    timeout = message.timeout.seconds + message.timeout.nanos / 1e9
+    name = message.display_name or "without a name"
+    return Script(message.id, message.log_source_id, name, message.script, timeout)
 
 
 def _stats_to_proto(stats: AgentStats) -> pb.Stats:

@@ -154,6 +154,11 @@ class ControlLink:
         """Agents: `peer`'s node is in place, its handshake will be answered."""
         self._wishes.acknowledge(peer)
 
+    @property
+    def reporter(self) -> AgentReporter | None:
+        """Agents: who tells the server about scripts."""
+        return self._reporter
+
     # ------------------------------------------------------------ life
 
     async def run(self) -> None:
@@ -344,6 +349,7 @@ class ControlLink:
             lambda: reporter.report_stats(connection),
             lambda: reporter.watch_banners(connection),
             lambda: reporter.report_app_health(connection, manifest),
+            lambda: reporter.report_scripts(connection),
         )
 
     async def _coordinate(self, connection: RpcConnection) -> None:

@@ -29,9 +29,10 @@ from coder_agent.protocols.tailnet.convert import derp_map_to_proto
 from coder_agent.protocols.tailnet.proto import agent_pb2, tailnet_pb2
 from coder_agent.rpc import Handler, RpcConnection, RpcStream, coordinate_handler, streaming, unary
 from coder_agent.runtime import control_link
-from coder_agent.runtime.agent_link import AgentStats, Manifest
+from coder_agent.runtime.agent_link import MAX_LOG, AgentStats, Manifest
 from coder_agent.runtime.backoff import Backoff
 from coder_agent.runtime.control_link import AgentMode, ClientMode, ControlLink
+from coder_agent.runtime.start_scripts import Ending, Outcome, Script
 from coder_agent.testing.contracts.coordinator import AGENT, CLIENT, OTHER, make_node
 
 pytestmark = pytest.mark.anyio
@@ -155,6 +156,9 @@ class FakeServer(Watcher):
     stats: list[agent_pb2.Stats] = field(default_factory=list)
     stats_interval_ms: int = 30_000
     asked_for_interval: int = 0
+    scripts: list[agent_pb2.WorkspaceAgentScript] = field(default_factory=list)
+    logs: list[tuple[bytes, str, int]] = field(default_factory=list)
+    timings: list[agent_pb2.Timing] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -197,6 +201,8 @@ class FakeServer(Watcher):
             f"{AGENT_RPC}UpdateLifecycle": unary(agent_pb2.UpdateLifecycleRequest, self._lifecycle),
             f"{AGENT_RPC}UpdateStats": unary(agent_pb2.UpdateStatsRequest, self._stats),
             f"{AGENT_RPC}GetAnnouncementBanners": unary(agent_pb2.GetAnnouncementBannersRequest, self._banners),
+            f"{AGENT_RPC}BatchCreateLogs": unary(agent_pb2.BatchCreateLogsRequest, self._logs),
+            f"{AGENT_RPC}ScriptCompleted": unary(agent_pb2.WorkspaceAgentScriptCompletedRequest, self._timing),
         }
 
     async def _resume(self, _: tailnet_pb2.RefreshResumeTokenRequest) -> tailnet_pb2.RefreshResumeTokenResponse:
@@ -219,6 +225,7 @@ class FakeServer(Watcher):
             workspace_name="dev",
             owner_username="alice",
             environment_variables={"A": "b"},
+            scripts=self.scripts,
             disable_direct_connections=True,
             derp_map=derp_map_to_proto(MAP),
         )
@@ -247,6 +254,18 @@ class FakeServer(Watcher):
     async def _banners(self, _: agent_pb2.GetAnnouncementBannersRequest) -> agent_pb2.GetAnnouncementBannersResponse:
         self.called.append("GetAnnouncementBanners")
         return agent_pb2.GetAnnouncementBannersResponse()
+
+    async def _logs(self, request: agent_pb2.BatchCreateLogsRequest) -> agent_pb2.BatchCreateLogsResponse:
+        self.logs += [(request.log_source_id, entry.output, entry.level) for entry in request.logs]
+        self.note()
+        return agent_pb2.BatchCreateLogsResponse()
+
+    async def _timing(
+        self, request: agent_pb2.WorkspaceAgentScriptCompletedRequest
+    ) -> agent_pb2.WorkspaceAgentScriptCompletedResponse:
+        self.timings.append(request.timing)
+        self.note()
+        return agent_pb2.WorkspaceAgentScriptCompletedResponse()
 
     def join(self, peer: UUID) -> Session:
         """A peer that the test plays itself; `until` hears its updates."""
@@ -594,6 +613,60 @@ async def test_an_agent_reports_each_state_once_however_often_it_connects() -> N
             await server.until(lambda: server.agent_node() is not None)
             assert server.lifecycle == [2, 5]
     assert len(sink.manifests) == 2
+
+
+START = agent_pb2.WorkspaceAgentScript(
+    id=b"i" * 16, log_source_id=b"s" * 16, display_name="hello", script="echo", run_on_start=True
+)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "state"),
+    [
+        ([Outcome.OK, Outcome.LEFT_OPEN], 5),
+        ([Outcome.OK, Outcome.TIMED_OUT], 3),
+        ([Outcome.TIMED_OUT, Outcome.FAILED], 4),
+    ],
+    ids=["ready", "timeout", "error"],
+)
+async def test_an_agent_is_ready_when_its_start_scripts_are_over(outcomes: list[Outcome], state: int) -> None:
+    stop = agent_pb2.WorkspaceAgentScript(id=b"j" * 16, script="exit", run_on_stop=True)
+    server, sink = FakeServer(scripts=[START, stop]), Sink()
+    async with serving(server):
+        link = agent_link(server, sink)
+        reporter = link.reporter
+        assert reporter is not None
+        async with running(link.run):
+            await server.until(lambda: server.lifecycle == [2])
+            (script,) = sink.manifests[0].start_scripts
+            reporter.script_said(script.log_source, ["hello", "world"], error=False)
+            reporter.script_said(script.log_source, ["ouch"], error=True)
+            endings = [Ending(script, 1.7e9, 1.7e9 + 2.5, 7, outcome) for outcome in outcomes]
+            for ending in endings:
+                reporter.script_ended(ending)
+            reporter.scripts_ended(endings)
+            await server.until(lambda: server.lifecycle == [2, state] and len(server.timings) == 2)
+    info, error = agent_pb2.Log.INFO, agent_pb2.Log.ERROR
+    assert server.logs == [(b"s" * 16, "hello", info), (b"s" * 16, "world", info), (b"s" * 16, "ouch", error)]
+    assert [int(timing.status) for timing in server.timings] == [int(outcome) for outcome in outcomes]
+    assert (server.timings[0].script_id, server.timings[0].exit_code) == (b"i" * 16, 7)
+    assert server.timings[0].end.ToMilliseconds() - server.timings[0].start.ToMilliseconds() == 2500
+
+
+async def test_what_scripts_say_is_bounded_and_waits_for_a_server_that_takes_it() -> None:
+    server, sink = FakeServer(scripts=[START], missing={f"{AGENT_RPC}ScriptCompleted"}), Sink()
+    async with serving(server):
+        link = agent_link(server, sink)
+        reporter = link.reporter
+        assert reporter is not None
+        script = Script(START.id, START.log_source_id, "hello", "echo")
+        reporter.script_ended(Ending(script, 1.0, 2.0, 0, Outcome.OK))  # not taken, and no reason to reconnect
+        for _ in range(2):
+            reporter.script_said(script.log_source, ["x" * (MAX_LOG - 1)], error=False)
+        assert server.logs == []
+        async with running(link.run):
+            await server.until(lambda: len(server.logs) == 1)
+    assert len(server.requests) == 1
 
 
 async def test_an_agent_reports_traffic_at_the_servers_interval() -> None:
