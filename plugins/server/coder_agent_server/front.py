@@ -102,28 +102,29 @@ class Front:
 
     def _over(self, scope: Scope, status: int, seconds: float, identifier: str) -> None:
         method = "WEBSOCKET" if scope["type"] == "websocket" else str(scope["method"])
-        client = scope.get("client")
-        log_access(self._tally, method, scope["path"], status, seconds, identifier, client[0] if client else "")
+        self._tally.count(method, status, seconds)
+        if is_logged():
+            client = scope.get("client")
+            log_access(method, scope["path"], status, seconds, identifier, client[0] if client else "")
 
 
-def log_access(
-    tally: Tally, method: str, path: str | bytes, status: int, seconds: float, identifier: str, client: str
-) -> None:
-    """A request is over: count it, and write its line. `path` without its query: there may be tokens in that."""
-    tally.count(method, status, seconds)
-    if not access_log.isEnabledFor(logging.DEBUG):
-        return
-    text = path.decode("latin-1") if isinstance(path, bytes) else path
+def is_logged() -> bool:
+    """Does anybody want a line about each request?"""
+    return access_log.isEnabledFor(logging.DEBUG)
+
+
+def log_access(method: str, path: str, status: int, seconds: float, identifier: str, client: str) -> None:
+    """The line of a request that is over. `path` without its query: there may be tokens in that."""
     access_log.debug(
         "%s %s %d %.1f ms",
         method,
-        text,
+        path,
         status,
         seconds * 1000,
         extra={
             "request_id": identifier,
             "method": method,
-            "path": text,
+            "path": path,
             "status": status,
             "milliseconds": round(seconds * 1000, 1),
             "client": client,

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from starlette.types import Scope
 
-from .front import FrontRules, Tally, log_access
+from .front import FrontRules, Tally, is_logged, log_access
 from .request_ids import REQUEST_ID_HEADER, current, new_request_id
 
 _NAME = REQUEST_ID_HEADER.encode()
@@ -83,6 +83,9 @@ class RequestMark:
     def end(self, status: int) -> None:
         """The answer is out, or nobody waits for it any more."""
         self._tally.in_progress -= 1
-        method = "WEBSOCKET" if status == 101 else self._method.decode("latin-1")
-        path = self._target.partition(b"?")[0]
-        log_access(self._tally, method, path, status, time.monotonic() - self._started, self.identifier, self._client)
+        seconds = time.monotonic() - self._started
+        method = "WEBSOCKET" if status == 101 else str(self._method, "latin-1")
+        self._tally.count(method, status, seconds)
+        if is_logged():
+            path = str(self._target.partition(b"?")[0], "latin-1")
+            log_access(method, path, status, seconds, self.identifier, self._client)
