@@ -42,10 +42,12 @@ class StockMachine(Machine):
     program: str = ""
     trusted: Path | None = None
     """Certificates to trust, instead of the system's."""
+    inside: str = ""
+    """Networks beside loopback that are the test's own."""
 
     def environ(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """Its whole environment."""
-        own = {"HTTP_PROXY": NOWHERE, "HTTPS_PROXY": NOWHERE}
+        own = {"HTTP_PROXY": NOWHERE, "HTTPS_PROXY": NOWHERE, "NO_PROXY": self.inside}
         if self.trusted is not None:
             own["SSL_CERT_FILE"] = str(self.trusted)
         return Machine.environ(self, {**own, **(more or {})})
@@ -109,21 +111,8 @@ class StockSite:
         """Start the stock agent of a workspace."""
         stranger = self.stranger
         machine = StockMachine(self.place.folder / name, program=stranger.program, trusted=stranger.trusted)
-        anywhere = "127.0.0.1:0"
-        self.stock_agents[name] = self.place.start(
-            machine,
-            machine.program,
-            "agent",
-            "--no-reap",
-            *("--log-dir", str(machine.folder)),
-            *("--script-data-dir", str(machine.folder / "scripts")),
-            *("--pprof-address", anywhere, "--prometheus-address", anywhere, "--debug-address", anywhere),
-            env={
-                "CODER_AGENT_URL": self.url or self.place.url,
-                "CODER_AGENT_TOKEN": self.workspaces[name].token,
-                "SHELL": "/bin/sh",
-            },
-        )
+        url = self.url or self.place.url
+        self.stock_agents[name] = start_stock_agent(self.place, machine, self.workspaces[name].token, url)
 
     def forward(self, *specs: str, workspace: str, ours: bool = False) -> tuple[Program, list[int]]:
         """A `coder port-forward`, the stock one or ours, listening: for each of `specs`, such as ``tcp:8080``, its
@@ -139,6 +128,21 @@ class StockSite:
                 return program, ports
             program.stop()
         raise AssertionError(program.output)
+
+
+def start_stock_agent(place: Deployment, machine: StockMachine, token: str, url: str) -> Program:
+    """Start a stock agent; its debug listeners are wherever there is room."""
+    anywhere = "127.0.0.1:0"
+    return place.start(
+        machine,
+        machine.program,
+        "agent",
+        "--no-reap",
+        *("--log-dir", str(machine.folder)),
+        *("--script-data-dir", str(machine.folder / "scripts")),
+        *("--pprof-address", anywhere, "--prometheus-address", anywhere, "--debug-address", anywhere),
+        env={"CODER_AGENT_URL": url, "CODER_AGENT_TOKEN": token, "SHELL": "/bin/sh"},
+    )
 
 
 def free_port() -> int:

@@ -25,7 +25,12 @@ METRIC = "coder_agent_node_total"
 def netcheck_document(facts: AgentFacts) -> Document:
     """``GET /api/v0/netcheck``: `coder ping` of a stock client explains with it why there is no direct path."""
     nat = facts.nat or NatFacts()
-    return {**_report([]), "net_info": _net_info(nat, facts.home), "interfaces": _interfaces(nat)}
+    is_known = nat.udp is not None or nat.direct_allowed is False
+    return {
+        **_report([]),
+        "net_info": _net_info(nat, facts.home) if is_known else None,  # nobody has looked yet
+        "interfaces": _interfaces(nat),
+    }
 
 
 def _report(warnings: list[Document]) -> Document:
@@ -54,8 +59,7 @@ def _net_info(nat: NatFacts, home: int) -> Document:
         "GlobalV4": _text(nat.public_v4),
         "GlobalV6": _text(nat.public_v6),
         "HavePortMap": bool(nat.port_mapped),
-        "UDP": nat.udp
-        is not False,  # clients call UDP blocked otherwise; where direct paths are forbidden, nobody looked
+        "UDP": nat.udp is not False,  # where direct paths are forbidden, nobody looks
         "IPv4": bool(nat.ipv4),
         "IPv6": bool(nat.ipv6),
         "IPv4CanSend": bool(nat.ipv4),

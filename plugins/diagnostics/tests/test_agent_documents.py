@@ -41,7 +41,9 @@ async def test_netcheck_says_what_the_node_knows() -> None:
 
 
 async def test_what_is_not_known_is_null() -> None:
-    info = netcheck_document(FACTS)["net_info"]
+    assert netcheck_document(FACTS)["net_info"] is None, "nobody has looked yet"
+    forbidden = AgentFacts("", UUID(int=1), UUID(int=2), nat=NatFacts(direct_allowed=False))
+    info = netcheck_document(forbidden)["net_info"]
     assert isinstance(info, dict)
     assert (info["MappingVariesByDestIP"], info["WorkingUDP"], info["UPnP"]) == (None, None, None)
     assert info["UDP"] is True, "nobody found it blocked"
