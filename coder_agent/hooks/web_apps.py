@@ -104,6 +104,22 @@ class AppTarget:
     """Its slug, or the number of the port."""
 
 
+@runtime_checkable
+class ReadyStream(Protocol):
+    """What streams of `Dial` can do besides: for who keeps many with little data, waking a task for each is much."""
+
+    on_news: Callable[[], None] | None
+    """Called when something arrived, there is room again, or the connection ended."""
+
+    def receive_nowait(self) -> bytes | None:
+        """What arrived; empty at the end of data, None if there is nothing yet. Raises as `receive`."""
+        ...
+
+    def send_nowait(self, item: bytes) -> bool:
+        """Queue all of `item`, if there is room for it; else nothing. Raises as `send`."""
+        ...
+
+
 Dial = Callable[[UUID, int], Awaitable[ByteStream]]
 """Connect to a TCP port of a workspace: (agent, port), through the server's tailnet. Raises PeerUnreachable,
 TransportBroken."""

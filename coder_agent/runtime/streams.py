@@ -28,7 +28,8 @@ class TunnelStream(anyio.abc.ByteStream):
     """One TCP connection inside the tunnel.
 
     `receive`/`send`/`send_eof`/`aclose` as in anyio. Besides, for bulk users: `receive_chunks` hands over what arrived
-    without joining it, and `abort` resets.
+    without joining it, and `abort` resets. For users of many streams with little data, to whom the wake-up of a task
+    each would be much: `receive_nowait`, `send_nowait` and `on_news` (hooks.web_apps.ReadyStream).
 
     Raises: `anyio.EndOfStream` after the peer's FIN, `anyio.BrokenResourceError` if the connection was reset or timed
     out (the reason is its `__cause__`'s text), `anyio.ClosedResourceError` after our own close.
@@ -41,6 +42,8 @@ class TunnelStream(anyio.abc.ByteStream):
         self._changed = anyio.Event()
         self._waiting = 0
         self._closed = False
+        self.on_news: Callable[[], None] | None = None
+        """Called when something arrived, there is room again, or the connection ended."""
         self.sent_bytes = 0
         """Bytes that the send buffer has taken so far."""
         connection.user = self._wake
@@ -66,6 +69,8 @@ class TunnelStream(anyio.abc.ByteStream):
     def _wake(self) -> None:
         if self._waiting:
             self._changed.set()
+        if self.on_news is not None:
+            self.on_news()
 
     async def _wait(self) -> None:
         if self._changed.is_set():
@@ -88,6 +93,29 @@ class TunnelStream(anyio.abc.ByteStream):
             self._check()
             await self._wait()
         self._check()  # closed is not opening either
+
+    def receive_nowait(self) -> bytes | None:
+        """What arrived; empty at the end of data, None if there is nothing yet. Raises as `receive`."""
+        if self._closed:
+            raise anyio.ClosedResourceError
+        connection = self._connection
+        if chunks := connection.read(CHUNK):
+            self._kick()
+            return bytes(chunks[0]) if len(chunks) == 1 else b"".join(chunks)
+        if connection.eof:
+            return b""
+        self._check()
+        return None
+
+    def send_nowait(self, item: bytes) -> bool:
+        """Queue all of `item`, if there is room for it; else nothing. Raises as `send`."""
+        self._check()
+        connection = self._connection
+        if not connection.writable or len(item) >= connection.owner.config.send_buffer - self.unacknowledged:
+            return False
+        self.sent_bytes += connection.write(item)
+        self._kick()
+        return True
 
     async def receive_chunks(self, max_bytes: int | None = None) -> list[bytes | memoryview]:
         """Everything that arrived (at least one chunk), unjoined. Raises as `receive`."""

@@ -7,13 +7,17 @@ stream = await tailnet.dial(agent_id, 8080)
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 
 from ..base.paths import PathKind
 from ..errors import PeerUnreachable, TransportBroken
@@ -21,29 +25,84 @@ from ..hooks.server_tailnet import DIAL_TIMEOUT, TunnelPath
 
 
 class LoopbackStream(anyio.abc.ByteStream):
-    """A socket with what a tunnel's stream has besides: `abort`."""
+    """A socket with what a tunnel's stream has besides: `abort`, and what `hooks.web_apps.ReadyStream` says."""
 
-    def __init__(self, stream: anyio.abc.SocketStream) -> None:
-        self._stream = stream
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._on_news: Callable[[], None] | None = None
+
+    @property
+    def on_news(self) -> Callable[[], None] | None:
+        """Called when something arrived or the connection ended."""
+        return self._on_news
+
+    @on_news.setter
+    def on_news(self, callback: Callable[[], None] | None) -> None:
+        loop = asyncio.get_running_loop()
+        if self._sock.fileno() >= 0:
+            if callback is not None:
+                loop.add_reader(self._sock, callback)
+            elif self._on_news is not None:
+                loop.remove_reader(self._sock)
+        self._on_news = callback
+
+    def receive_nowait(self, max_bytes: int = 65536) -> bytes | None:
+        """What arrived; empty at the end, None if there is nothing."""
+        try:
+            return self._sock.recv(max_bytes)
+        except BlockingIOError:
+            return None
+        except OSError as exc:
+            raise (anyio.ClosedResourceError if self._sock.fileno() < 0 else anyio.BrokenResourceError) from exc
+
+    def send_nowait(self, item: bytes) -> bool:
+        """Send all of a little, else nothing."""
+        if len(item) > 4096:
+            return False
+        try:
+            if self._sock.send(item) == len(item):
+                return True
+        except BlockingIOError:
+            return False
+        except OSError as exc:
+            raise (anyio.ClosedResourceError if self._sock.fileno() < 0 else anyio.BrokenResourceError) from exc
+        raise AssertionError("a socket took half of a little")
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        return await self._stream.receive(max_bytes)
+        await anyio.lowlevel.checkpoint()
+        while (data := self.receive_nowait(max_bytes)) is None:
+            await anyio.wait_readable(self._sock)
+        if not data:
+            raise anyio.EndOfStream
+        return data
 
     async def send(self, item: bytes) -> None:
-        await self._stream.send(item)
+        await anyio.lowlevel.checkpoint()
+        view = memoryview(item)
+        while view:
+            try:
+                view = view[self._sock.send(view) :]
+            except BlockingIOError:
+                await anyio.wait_writable(self._sock)
+            except OSError as exc:
+                raise (anyio.ClosedResourceError if self._sock.fileno() < 0 else anyio.BrokenResourceError) from exc
 
     async def send_eof(self) -> None:
-        await self._stream.send_eof()
+        with suppress(OSError):  # it is gone: reading says so
+            self._sock.shutdown(socket.SHUT_WR)
 
     async def aclose(self) -> None:
-        await self._stream.aclose()
+        if self._sock.fileno() >= 0:
+            self.on_news = None
+            anyio.notify_closing(self._sock)
+            self._sock.close()
 
     def abort(self) -> None:
         """Reset the connection (SO_LINGER of zero seconds)."""
-        raw = self._stream.extra(anyio.abc.SocketAttribute.raw_socket)
         try:
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            raw.shutdown(socket.SHUT_RDWR)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # closed already
 
@@ -63,7 +122,14 @@ class LoopbackTailnet:
             raise PeerUnreachable(reason)
         try:
             with anyio.fail_after(timeout):
-                return LoopbackStream(await anyio.connect_tcp("127.0.0.1", port))
+                sock = socket.socket()
+                try:
+                    sock.setblocking(False)
+                    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+                except BaseException:
+                    sock.close()
+                    raise
+                return LoopbackStream(sock)
         except TimeoutError:
             raise PeerUnreachable(f"no answer from port {port} within {timeout:g} s") from None
         except OSError as exc:

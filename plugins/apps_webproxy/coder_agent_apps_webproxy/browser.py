@@ -7,11 +7,11 @@ pay for the layers between.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from coder_agent.hooks.web_apps import RequestMark
 
 from .http1 import MAX_HEAD
+from .waits import Deadline, Waits
 
 HIGH_WATER = 128 << 10
 """Bytes that may wait in either direction before the sender is slowed down."""
@@ -28,11 +28,11 @@ class TooSlow(Exception):
 
 
 class BrowserStream(asyncio.Protocol):
-    """Reads and writes of one connection. `on_lost` is called once when the visitor is gone."""
+    """Reads and writes of one connection. `waits` are those on its behalf: they end when the visitor is gone."""
 
     def __init__(self, transport: asyncio.Transport, initial: bytes, loop: asyncio.AbstractEventLoop) -> None:
         self.transport = transport
-        self.on_lost: Callable[[], None] | None = None
+        self.waits = Waits(loop)
         self.lost = False
         self.eof = False
         self.sent = 0
@@ -46,6 +46,7 @@ class BrowserStream(asyncio.Protocol):
         self._buffer = bytearray(initial)
         self._reading = False
         self._waiter: asyncio.Future[bool] | None = None
+        self._patience = Deadline(loop, self._too_late)
         self._drained: asyncio.Future[None] | None = None
         transport.set_write_buffer_limits(HIGH_WATER)
 
@@ -76,8 +77,7 @@ class BrowserStream(asyncio.Protocol):
         self.lost = self.eof = True
         self._wake(True)
         self.resume_writing()
-        if self.on_lost is not None:
-            self.on_lost()
+        self.waits.stop()
 
     def pause_writing(self) -> None:
         """The visitor reads slowly."""
@@ -182,7 +182,10 @@ class BrowserStream(asyncio.Protocol):
         if self.lost:
             return
         if self.transport.can_write_eof():
-            self.transport.write_eof()
+            try:
+                self.transport.write_eof()
+            except OSError:  # it has just left, and nobody has told us yet
+                self.transport.abort()
         else:
             self.transport.close()
 
@@ -193,6 +196,11 @@ class BrowserStream(asyncio.Protocol):
     def abort(self) -> None:
         """Close now."""
         self.transport.abort()
+
+    def forget(self) -> None:
+        """Nobody will ask again."""
+        self._patience.close()
+        self.waits.deadline.close()
 
     # ------------------------------------------------------------ inside
 
@@ -205,14 +213,16 @@ class BrowserStream(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(value)
 
+    def _too_late(self) -> None:
+        self._wake(False)
+
     async def _more(self, seconds: float | None) -> bool:
         """Wait for news. False after `seconds`."""
         self._read_on()
         self._waiter = self._loop.create_future()
-        timer = self._loop.call_later(max(0.0, seconds), self._wake, False) if seconds is not None else None
+        self._patience.move(seconds)
         try:
             return await self._waiter
         finally:
             self._waiter = None
-            if timer is not None:
-                timer.cancel()
+            self._patience.move(None)

@@ -25,6 +25,7 @@ from .pages import Notice
 from .tickets import Ticket
 from .upstream import Apps, AppStream, UnknownScheme, WrongScheme
 from .visit import Visit
+from .waits import Stopped, T, Waits
 
 UPLOAD_STALL_SECONDS = 60.0
 """How long a browser may send nothing in the middle of a body. Source: nginx, client_body_timeout."""
@@ -67,7 +68,6 @@ class Exchange:
     extra: list[tuple[bytes, bytes]] = field(default_factory=list)
     """Headers of our own for the answer: a signed token's cookie, CORS."""
     _uploaded: bool = False
-    _scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     _stream: AppStream | None = None
     _answered: bool = False
 
@@ -75,18 +75,19 @@ class Exchange:
         """Raises Failed (nothing was sent to the browser yet), Broken, Disconnected."""
         request = self.visit.request
         self._uploaded = request.body is Body.NONE
-        self._scope.deadline = anyio.current_time() + self.answer_seconds
-        self.browser.on_lost = self._scope.cancel
+        waits = self.browser.waits
+        waits.stopped = self.browser.lost
+        waits.deadline.move(self.answer_seconds)
         try:
-            with self._scope:
-                return await self._attempts()
+            return await self._attempts()
+        except Stopped:
             if self.browser.lost:
-                raise Disconnected
+                raise Disconnected from None
             if self._answered:
-                raise Broken
-            raise Failed(notices.no_answer(self.answer_seconds))
+                raise Broken from None
+            raise Failed(notices.no_answer(self.answer_seconds)) from None
         finally:
-            self.browser.on_lost = None
+            waits.deadline.move(None)
             if self._stream is not None:
                 await self._stream.close()
 
@@ -107,14 +108,14 @@ class Exchange:
             return await self._once(self._stream, head)
         except Failed as exc:
             # OpenSSL hangs up on plain HTTP without an alert: ask whether it would have liked TLS.
-            if exc.silent and not self._answered and await self.apps.speaks_tls(self.ticket):
+            if exc.silent and not self._answered and await self._wait(lambda: self.apps.speaks_tls(self.ticket)):
                 raise Failed(notices.wrong_scheme(self.visit.address, False, self._switched())) from exc
             raise
 
     async def _connect(self) -> AppStream:
         ticket, address = self.ticket, self.visit.address
         try:
-            return await self.apps.connect(ticket)
+            return await self._wait(lambda: self.apps.connect(ticket))
         except UnknownScheme as exc:
             raise Failed(notices.unknown_scheme(str(exc))) from exc
         except WrongScheme as exc:
@@ -125,10 +126,13 @@ class Exchange:
             what = f"port {address.port}" if address.port else ticket.url
             raise Failed(notices.not_listening(what, ticket.place, self.dashboard)) from exc
 
+    async def _wait(self, call: Callable[[], Awaitable[T]]) -> T:
+        return await self.browser.waits.run(call)
+
     async def _once(self, stream: AppStream, head: bytes) -> bool:
         request = self.visit.request
         try:
-            await stream.send(head)
+            await stream.send(head, self.browser.waits)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, ssl.SSLError) as exc:
             raise Failed(notices.app_failed("it closed the connection.")) from exc
         if request.body is Body.NONE:
@@ -138,7 +142,7 @@ class Exchange:
             tasks.start_soon(self._upload, stream)
             try:
                 keep = await self._receive(stream)
-            except (Failed, Broken, Disconnected) as exc:
+            except (Failed, Broken, Disconnected, Stopped) as exc:
                 tasks.cancel_scope.cancel()
                 outcome: Exception | None = exc
             else:
@@ -167,15 +171,18 @@ class Exchange:
                 else:
                     left -= len(data)
                 if data:
-                    await stream.send(data)
+                    await stream.send(data, self.browser.waits)
                 self._uploaded = chunks.done if chunks is not None else not left
                 if not self._answered:
-                    self._scope.deadline = anyio.current_time() + self.answer_seconds
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                    self.browser.waits.deadline.move(self.answer_seconds)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, Stopped):
             return  # the app wants no more; perhaps it says why
         except (BadChunk, TooSlow, Disconnected):
-            self.browser.close()
-            self._scope.cancel()
+            if self._answered:
+                self.browser.abort()
+            else:
+                self.browser.close()
+            self.browser.waits.stop()
 
     # ------------------------------------------------------------ the answer
 
@@ -195,7 +202,7 @@ class Exchange:
         preamble = rewriter.preamble if rewriter is not None else None
         head = outgoing_answer(self.visit, self.ticket, response, self.extra, keep=keep, preamble=preamble)
         head = self.browser.marked(head, response.status)
-        self._scope.deadline = float("inf")
+        self.browser.waits.deadline.move(None)
         self._answered = True
         if response.body is Body.NONE:
             await self.browser.write(head)
@@ -217,7 +224,7 @@ class Exchange:
                 ):
                     raise self._nonsense(buffer)
                 try:
-                    more = await stream.receive()
+                    more = await stream.receive(self.browser.waits)
                 except ssl.SSLError as exc:
                     raise Failed(notices.app_failed("its TLS broke.")) from exc
                 except (anyio.BrokenResourceError, anyio.ClosedResourceError) as exc:
@@ -279,7 +286,7 @@ class Exchange:
     ) -> bytes:
         """Pass the body on; returns what came behind it."""
         old = self.visit.request.minor == 0
-        reader = _BodyReader(stream, response, rest, decode=old or rewriter is not None)
+        reader = _BodyReader(stream, self.browser.waits, response, rest, decode=old or rewriter is not None)
         pending = head
         try:
             async for piece in reader.pieces():
@@ -307,7 +314,7 @@ class Exchange:
 
     async def _switch(self, stream: AppStream, response: ResponseHead, rest: bytes) -> None:
         """WebSocket and the like: from here on bytes, each direction with an end of its own."""
-        self._scope.deadline = float("inf")
+        self.browser.waits.deadline.move(None)
         self._answered = True
         head = outgoing_answer(self.visit, self.ticket, response, self.extra, keep=True)
         head = self.browser.marked(head, response.status)
@@ -318,11 +325,11 @@ class Exchange:
 
     async def _browser_to_app(self, stream: AppStream) -> None:
         while data := await self.browser.read(65536, None):
-            await stream.send(data)
+            await stream.send(data, self.browser.waits)
         await stream.stream.send_eof()
 
     async def _app_to_browser(self, stream: AppStream) -> None:
-        while data := await stream.receive():
+        while data := await stream.receive(self.browser.waits):
             await self.browser.write(data)
         self.browser.write_eof()
 
@@ -330,7 +337,14 @@ class Exchange:
 async def _guarded(copy: Callable[[AppStream], Awaitable[None]], stream: AppStream, stop: Callable[[], None]) -> None:
     try:
         await copy(stream)
-    except (anyio.BrokenResourceError, anyio.ClosedResourceError, ssl.SSLError, Disconnected, NotImplementedError):
+    except (
+        anyio.BrokenResourceError,
+        anyio.ClosedResourceError,
+        ssl.SSLError,
+        Disconnected,
+        NotImplementedError,
+        Stopped,
+    ):
         stop()
 
 
@@ -343,6 +357,7 @@ class _BodyReader:
     """An answer's body as it comes. With `decode` without its chunks."""
 
     stream: AppStream
+    waits: Waits
     response: ResponseHead
     rest: bytes
     decode: bool
@@ -357,7 +372,7 @@ class _BodyReader:
                 if chunks.done:
                     self.rest = chunks.rest
                     return
-                if not (data := await self.stream.receive()):
+                if not (data := await self.stream.receive(self.waits)):
                     raise anyio.BrokenResourceError
         left = self.response.length if self.response.body is Body.LENGTH else None
         data = self.rest
@@ -369,7 +384,7 @@ class _BodyReader:
             yield data
             if left == 0:
                 return
-            if not (data := await self.stream.receive()):
+            if not (data := await self.stream.receive(self.waits)):
                 if left is not None:
                     raise anyio.BrokenResourceError
                 return

@@ -57,7 +57,8 @@ class Body(Enum):
 @dataclass(frozen=True, slots=True, eq=False)
 class Fields:
     """The header lines of a head, without its first line. Header names keep their case; `named` has lower-case names
-    and, of repeated ones, the first value; `options` is what Connection lists; `host` the only Host header, None = there is none (HTTP/1.0)."""
+    and, of repeated ones, the first value; `options` is what Connection lists; `host` the only Host header, None =
+    there is none (HTTP/1.0)."""
 
     headers: Headers
     named: dict[bytes, bytes]
@@ -111,8 +112,8 @@ class ResponseHead:
     length: int
     size: int
     keep_alive: bool
-    passed: dict[tuple[object, ...], bytes] = field(default_factory=dict, init=False, repr=False)
-    """The head that was made of it last, by what for (answers.py)."""
+    passed: list[tuple[tuple[object, ...], bytes]] = field(default_factory=list, init=False, repr=False)
+    """The head that was made of it last, and for what, if there was one (answers.py)."""
 
 
 def quick_target(head: bytes) -> bytes:

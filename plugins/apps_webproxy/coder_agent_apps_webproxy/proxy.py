@@ -138,6 +138,7 @@ class AppRoute:
             browser.abort()
             raise
         finally:
+            browser.forget()
             self.connections -= 1
 
     async def _next(self, browser: BrowserStream, connection: TakenConnection) -> bool:

@@ -6,6 +6,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -14,9 +15,10 @@ from anyio.abc import ByteStream
 from anyio.streams.tls import TLSStream
 
 from coder_agent.errors import PeerUnreachable, TransportBroken
-from coder_agent.hooks.web_apps import AppProxy, AppTarget, Dial
+from coder_agent.hooks.web_apps import AppProxy, AppTarget, Dial, ReadyStream
 
 from .tickets import Ticket
+from .waits import Waits
 
 CONNECT_SECONDS = 30.0
 """For the tunnel, the TCP connection in it, and TLS. A first dial may wait for a handshake through a relay."""
@@ -45,10 +47,11 @@ class WrongScheme(Exception):
 class AppStream:
     """A connection to an app, with what it sent beyond the last answer."""
 
-    __slots__ = ("buffered", "idle_since", "key", "reusable", "stream", "used")
+    __slots__ = ("_ready", "buffered", "idle_since", "key", "reusable", "stream", "used")
 
     def __init__(self, stream: ByteStream, key: Key, reusable: bool) -> None:
         self.stream = stream
+        self._ready = stream if isinstance(stream, ReadyStream) else None
         self.key = key
         self.reusable = reusable
         self.buffered = b""
@@ -56,19 +59,25 @@ class AppStream:
         """Has it served a request? Then the app may have closed it meanwhile."""
         self.idle_since = 0.0
 
-    async def receive(self) -> bytes:
-        """Some bytes; empty at the end. Raises anyio.BrokenResourceError, ssl.SSLError."""
+    async def receive(self, waits: Waits) -> bytes:
+        """Some bytes; empty at the end. Raises anyio.BrokenResourceError, ssl.SSLError, Stopped."""
         if self.buffered:
             data, self.buffered = self.buffered, b""
             return data
-        try:
-            return await self.stream.receive(65536)
-        except anyio.EndOfStream:
-            return b""
+        ready = self._ready
+        if ready is None:
+            try:
+                return await waits.run(lambda: self.stream.receive(65536))
+            except anyio.EndOfStream:
+                return b""
+        while (some := ready.receive_nowait()) is None:
+            await waits.news(ready)
+        return some
 
-    async def send(self, data: bytes) -> None:
-        """Send all. Raises anyio.BrokenResourceError."""
-        await self.stream.send(data)
+    async def send(self, data: bytes, waits: Waits) -> None:
+        """Send all. Raises anyio.BrokenResourceError, Stopped."""
+        if self._ready is None or not self._ready.send_nowait(data):
+            await waits.run(lambda: self.stream.send(data))
 
     async def close(self) -> None:
         """Close, without waiting for what the app does."""
@@ -182,14 +191,14 @@ class Apps:
 
 
 def _key(ticket: Ticket) -> Key:
-    parts = urlsplit(ticket.url)
+    return (ticket.agent_id, *_parts(ticket.url))
+
+
+@lru_cache(256)
+def _parts(url: str) -> tuple[str, str, int]:
+    parts = urlsplit(url)
     scheme = parts.scheme.lower()
-    return (
-        ticket.agent_id,
-        scheme,
-        parts.hostname or "localhost",
-        parts.port or {"https": 443, "http": 80}.get(scheme, 0),
-    )
+    return scheme, parts.hostname or "localhost", parts.port or {"https": 443, "http": 80}.get(scheme, 0)
 
 
 async def _plain(target: AppTarget, dial: Dial) -> ByteStream:

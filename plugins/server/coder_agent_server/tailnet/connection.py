@@ -18,6 +18,17 @@ class Connection(anyio.abc.ByteStream):
         self._stream = stream
         self._on_closed = closed
         self._closed = False
+        self.receive_nowait = stream.receive_nowait
+        self.send_nowait = stream.send_nowait
+
+    @property
+    def on_news(self) -> Callable[[], None] | None:
+        """See TunnelStream."""
+        return self._stream.on_news
+
+    @on_news.setter
+    def on_news(self, callback: Callable[[], None] | None) -> None:
+        self._stream.on_news = callback
 
     async def receive(self, max_bytes: int = CHUNK) -> bytes:
         return await self._stream.receive(max_bytes)
