@@ -55,6 +55,7 @@ ROOMS: dict[str, Room] = {
     "directory": room(
         "errors runtime.http workspace_name", "what the server says of workspaces, for client and commands"
     ),
+    "sessions": room("", "processes of the system, for plugins that start shells"),
     "tls_server": room("", "TLS on connections that come in, for servers and relays"),
     "stun_responder": room("errors base protocols", "a UDP port of its own, for servers and relays"),
     "node": room(f"{CORES} hooks runtime verdict_watch __version__", "the public face of the runtime"),
@@ -101,7 +102,7 @@ ROOMS: dict[str, Room] = {
 
 FOR_PLUGINS = (
     "errors base protocols verdict hooks node explain rpc http stun_responder tls_server client api workspace_name cli"
-    " watching __version__ hookimpl connect listen mounting asgi"
+    " watching sessions __version__ hookimpl connect listen mounting asgi"
 )
 PLUGINS_WHY = "what plugins may import is what we keep stable; runtime is not, and plugins must be removable one by one"
 PLUGINS_EXTRA = {

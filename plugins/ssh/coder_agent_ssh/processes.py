@@ -1,9 +1,5 @@
-"""Users' processes: starting them with or without a terminal, hearing of their end, and ending them.
-
-A session's processes are those of the session (setsid) that its first process leads. When the connection goes, they
-get SIGHUP like those of a closed terminal, and SIGKILL if they are still there a moment later. Whoever ignores SIGHUP
-(nohup) or made a session of its own (setsid, tmux, an editor's server) wanted to stay, and does.
-"""
+"""Users' processes: starting them with or without a terminal, and hearing of their end. Each leads a session (setsid),
+which ends with the connection (coder_agent.sessions)."""
 
 from __future__ import annotations
 
@@ -16,7 +12,8 @@ import subprocess
 import termios
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
+
+from coder_agent.sessions import signal_group
 
 GRACE = 3.0
 """Seconds between SIGHUP and SIGKILL."""
@@ -36,7 +33,6 @@ FLAGS = {
 local 3). A name that this system has not is left out."""
 DISABLED = 255
 """A character that is switched off, in the same table of the RFC."""
-_PROC = Path("/proc/self/stat")
 
 
 def set_size(terminal: int, columns: int, rows: int, width: int = 0, height: int = 0) -> None:
@@ -125,60 +121,4 @@ def send_signal(process: subprocess.Popen[bytes], name: str) -> None:
     """Send a signal, by its name in SSH ("TERM"), to the process's group; unknown names are ignored."""
     number = getattr(signal, f"SIG{name}", None)
     if isinstance(number, signal.Signals):
-        _to_group(process.pid, number)
-
-
-def hang_up(process: subprocess.Popen[bytes]) -> None:
-    """Tell a session's processes that its user is gone. SIGCONT, because a stopped one would not hear it."""
-    for number in (signal.SIGHUP, signal.SIGCONT):
-        _to_group(process.pid, number)
-        for pid in members(process.pid):
-            _to_process(pid, number)
-
-
-def kill_survivors(process: subprocess.Popen[bytes]) -> None:
-    """End what a hang-up did not."""
-    if not _PROC.exists():
-        _to_group(process.pid, signal.SIGKILL)  # who wanted to stay cannot be told apart here
-    for pid in members(process.pid):
-        if not ignores_hangup(pid):
-            _to_process(pid, signal.SIGKILL)
-
-
-def members(session: int) -> list[int]:
-    """Processes of a session (Linux; elsewhere none, and the group has to do)."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = entry.read_bytes().rpartition(b")")[2].split()
-        except OSError:  # it ended meanwhile
-            continue
-        if len(fields) > 3 and int(fields[3]) == session and fields[0] != b"Z":
-            found.append(int(entry.parent.name))
-    return found
-
-
-def ignores_hangup(pid: int) -> bool:
-    """Whether a process asked not to be ended with its terminal (nohup)."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
-    for line in status.splitlines():
-        if line.startswith("SigIgn:"):
-            return bool(int(line.split()[1], 16) & 1 << (signal.SIGHUP - 1))
-    return False
-
-
-def _to_group(group: int, number: int) -> None:
-    try:
-        os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):
-        pass
-
-
-def _to_process(pid: int, number: int) -> None:
-    try:
-        os.kill(pid, number)
-    except (ProcessLookupError, PermissionError):
-        pass
+        signal_group(process.pid, number)

@@ -16,6 +16,8 @@ import asyncssh
 from asyncssh.channel import SSHChannel
 from asyncssh.stream import SSHServerStreamSession
 
+from coder_agent import sessions
+
 from . import processes
 from .environment import accepted, base_environment, directory
 from .pipes import Input, Output
@@ -159,12 +161,12 @@ class Session(asyncssh.SSHServerSession[bytes]):
             self.gone.set()
         else:
             assert self._process is not None
-            processes.hang_up(self._process)
+            sessions.hang_up(self._process.pid)
 
     def kill(self) -> None:
         """End what survived the hang-up."""
         if self._process is not None:
-            processes.kill_survivors(self._process)
+            sessions.kill_survivors(self._process.pid)
         self._service.sessions.discard(self)
 
     def _start(self) -> None:

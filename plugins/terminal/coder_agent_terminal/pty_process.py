@@ -11,9 +11,10 @@ import struct
 import subprocess
 import termios
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import anyio
+
+from coder_agent.sessions import hang_up, kill_survivors, survivors
 
 from .protocol import Size
 
@@ -155,14 +156,14 @@ class PtyProcess:
             return
         self._closed = True
         with anyio.CancelScope(shield=True):
-            _signal_all(members(self.pid), signal.SIGHUP, signal.SIGCONT)
+            hang_up(self.pid)
             anyio.notify_closing(self._master)
             os.close(self._master)
             with anyio.move_on_after(GRACE):
                 await self.wait()
-                while any(not _ignores_hangup(pid) for pid in members(self.pid)):  # noqa: ASYNC110 - not our children
+                while survivors(self.pid):  # noqa: ASYNC110 - not our children
                     await anyio.sleep(REAP_POLL)
-            _signal_all([pid for pid in members(self.pid) if not _ignores_hangup(pid)], signal.SIGKILL)
+            kill_survivors(self.pid)
             if self._process.poll() is None:
                 self._process.kill()
                 await self.wait()
@@ -170,41 +171,3 @@ class PtyProcess:
 
 def _set_size(master: int, size: Size) -> None:
     fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", size.height, size.width, 0, 0))
-
-
-def _signal_all(pids: Sequence[int], *numbers: signal.Signals) -> None:
-    for number in numbers:
-        for pid in pids:
-            try:
-                os.kill(pid, number)
-            except OSError:
-                pass  # it went meanwhile
-
-
-def members(session: int) -> list[int]:
-    """The processes of a session, zombies left out. Without /proc, only its leader."""
-    found = []
-    try:
-        names = os.listdir("/proc")
-    except OSError:
-        return [session]
-    for name in names:
-        if name.isdigit():
-            try:
-                text = Path(f"/proc/{name}/stat").read_text("utf-8", "replace")
-            except OSError:
-                continue
-            state, _parent, _group, sid = text[text.rindex(")") + 2 :].split(maxsplit=4)[:4]
-            if sid == str(session) and state not in "ZX":
-                found.append(int(name))
-    return found
-
-
-def _ignores_hangup(pid: int) -> bool:
-    """Was this process told to outlive its terminal? (SigIgn of /proc/PID/status, bit 0 is signal 1.)"""
-    try:
-        text = Path(f"/proc/{pid}/status").read_text("utf-8", "replace")
-    except OSError:
-        return True  # gone
-    mask = text.partition("SigIgn:")[2].split(maxsplit=1)
-    return bool(mask) and bool(int(mask[0], 16) & 1 << (signal.SIGHUP - 1))

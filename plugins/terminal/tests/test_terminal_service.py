@@ -18,11 +18,11 @@ import anyio.abc
 import pytest
 from anyio.streams.stapled import StapledObjectStream
 from coder_agent_terminal.protocol import End, Ending, Init, Input, MarkReader, Size, Start
-from coder_agent_terminal.pty_process import members
 from coder_agent_terminal.service import TerminalService
 from coder_agent_terminal.settings import TerminalSettings
 
 from coder_agent.hooks import AgentFacts
+from coder_agent.sessions import members
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(os.name != "posix", reason="needs pseudo-terminals")]
 SHELL = "/bin/sh"
