@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -22,6 +23,7 @@ from .redact import redact
 if TYPE_CHECKING:
     from typer.core import TyperGroup
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
 
@@ -38,6 +40,7 @@ def agent_main(argv: Sequence[str] | None = None) -> int:
 
 def run_program(program: Program, argv: Sequence[str] | None = None) -> int:
     """Run one command. A CoderAgentError becomes one line on stderr; any other exception is a bug and is raised."""
+    _open_missing_streams()
     if is_asked(program, os.environ):
         get_ready()
     try:
@@ -47,7 +50,10 @@ def run_program(program: Program, argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else 1
     except BaseException as error:
         if all(isinstance(leaf, BrokenPipeError) for leaf in _leaves(error)):  # also out of a task group
-            return _reader_left()
+            return _stdout_is_lost()
+        if all(isinstance(leaf, OSError) and leaf.errno in _NO_ROOM for leaf in _leaves(error)):
+            _complain(f"cannot write the output: {os.strerror(errno.ENOSPC)}", None)
+            return _stdout_is_lost()
         code = report(error)
         if code is None:
             raise
@@ -189,7 +195,15 @@ def _complain(message: str, hint: str | None) -> None:
         print(f"hint: {' '.join(redact(hint).split())}", file=sys.stderr)
 
 
-def _reader_left() -> int:
-    """``coder list | head -1``: nobody reads on. Point stdout elsewhere, or Python complains once more at exit."""
+def _open_missing_streams() -> None:
+    """``coder list >&-``: print needs something to print to, and the number must not go to the next socket."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
+
+
+def _stdout_is_lost() -> int:
+    """``coder list | head -1``: nobody reads on; or the disk is full. Point stdout elsewhere, or Python complains once
+    more at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1

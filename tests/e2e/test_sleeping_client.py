@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -66,7 +67,12 @@ class Place:
         """Stop both until the server has given up on both."""
         before = self.given_up()
         self.signal(signal.SIGSTOP)
-        until("the server has given up on them", lambda: self.given_up() >= before + 2)
+
+        def both() -> bool:
+            time.sleep(0.5)  # the server limits how often anybody may ask
+            return self.given_up() >= before + 2
+
+        until("the server has given up on them", both)
 
 
 def free_port() -> int:

@@ -321,7 +321,7 @@ def test_a_reader_that_leaves_is_not_an_error(tmp_path: Path) -> None:
 
 def test_a_reader_that_leaves_while_tasks_print_is_not_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """`coder ping dev | head -1`: the fault comes out of a task group; one among others hides nothing."""
-    monkeypatch.setattr(app, "_reader_left", lambda: 77)  # points stdout elsewhere, which is pytest's here
+    monkeypatch.setattr(app, "_stdout_is_lost", lambda: 77)  # points stdout elsewhere, which is pytest's here
     assert run("gone")[0] == 77
     with pytest.raises(BaseExceptionGroup):
         run("gone-and-mixed")
