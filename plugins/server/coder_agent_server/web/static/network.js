@@ -125,7 +125,12 @@ function relay() {
 
 function shell() {
   return section("In a shell", "shell", null, h("h3", null, "This machine's network"), line("coder netcheck", "check your network"),
-    facts.owner ? [h("h3", null, "The deployment"), line("coder health", "check the deployment")] : null);
+    facts.owner ? [h("h3", null, "The deployment"), line("coder health", "check the deployment"),
+      h("h3", null, "Figures for Prometheus"), line("coder server --prometheus-enable", "figures for Prometheus"),
+      h("h3", null, "Under the hood"), h("ul", { class: "list" }, INSIDE.map(([path, words]) => h("li", null, h("a", { href: `/api/v2/${path}` }, words))))] : null);
 }
+
+const INSIDE = [["debug/coordinator", "who is connected to the coordinator"], ["debug/tailnet", "where this server's own node is connected"],
+  ["deployment/config", "every setting, where it comes from"], ["openapi.json", "the API (OpenAPI)"]];
 
 start("?network=1", show, (message) => { state = { ...message, facts: state.facts }; });

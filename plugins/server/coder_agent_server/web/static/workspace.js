@@ -7,7 +7,7 @@ import { data, facts, redraw, sayChange, start } from "./page.js";
 import { call, code, copyButton, fault, line, mark, section, time } from "./parts.js";
 import { picture } from "./picture.js";
 import { chart } from "./spark.js";
-import { absolute, bytes, clock, ms, pathWords, program, rate, stateReason, stateWords } from "./words.js";
+import { absolute, bytes, clock, loss, ms, pathWords, program, rate, stateReason, stateWords } from "./words.js";
 
 let workspace = data.workspaces[0];
 let gone = false;
@@ -168,7 +168,7 @@ function connections(agent) {
       h("th", { scope: "row", role: "rowheader" }, mark(path.kind === "none" ? "searching" : path.kind), path.mine ? "you" : path.who),
       h("td", { role: "cell", "data-name": "With" }, program(path.program) || "a client"),
       h("td", { role: "cell", "data-name": "From" }, h("code", null, path.from)),
-      h("td", { role: "cell", "data-name": "Path" }, pathWords(path), path.latency_ms === null ? "" : h("span", { class: "muted" }, ` ${ms(path.latency_ms)}`)),
+      h("td", { role: "cell", "data-name": "Path" }, pathWords(path), h("span", { class: "muted" }, ` ${measured(path)}`)),
       h("td", { role: "cell", class: "number", "data-name": "Bytes" }, path.bytes ? `↓ ${bytes(path.bytes.rx)} ↑ ${bytes(path.bytes.tx)}` : "–"),
       h("td", { role: "cell", "data-name": "Since" }, time(path.since)))),
     ...agent.sessions.map((session, at) => h("tr", { key: `session ${at}`, role: "row" },
@@ -179,7 +179,7 @@ function connections(agent) {
       h("td", { role: "cell", "data-name": "Since" }, time(session.since)))),
   ];
   const own = agent.server_path && agent.server_path.kind !== "none"
-    ? h("p", { class: "muted" }, ["This server's own connection (apps, terminal): ", [pathWords(agent.server_path), agent.server_path.latency_ms === null ? null : ms(agent.server_path.latency_ms)].filter(Boolean).join(", "),
+    ? h("p", { class: "muted" }, ["This server's own connection (apps, terminal): ", [pathWords(agent.server_path), measured(agent.server_path)].filter(Boolean).join(", "),
       agent.server_path.reason ? `; ${agent.server_path.reason}` : "", "."]) : null;
   if (!rows.length) return section("Connections", "connections", null, h("p", { class: "muted" }, "Nobody is connected now."), own);
   return section("Connections", "connections", null, h("table", { class: "rows", role: "table" },
@@ -187,6 +187,9 @@ function connections(agent) {
       h("th", { scope: "col", role: "columnheader", class: name === "Bytes" ? "number" : null }, name)))),
     h("tbody", { role: "rowgroup" }, rows)), own);
 }
+
+// Round trip, and loss where there is any.
+const measured = (path) => [path.latency_ms === null ? "" : ms(path.latency_ms), path.loss ? loss(path.loss) : ""].filter(Boolean).join(", ");
 
 const SESSIONS = { ssh: "SSH", vscode: "VS Code", jetbrains: "JetBrains", reconnecting_pty: "terminal" };
 
