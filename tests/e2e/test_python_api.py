@@ -21,25 +21,14 @@ from coder_agent.base.paths import PathKind
 from coder_agent.errors import ApiError, ConfigError, PeerUnreachable, TransportBroken, Unauthenticated
 from coder_agent.testing.deployment import Deployment, kill
 
-pytestmark = [pytest.mark.slow, pytest.mark.anyio]
+pytestmark = [pytest.mark.slow, pytest.mark.anyio, pytest.mark.usefixtures("as_the_user")]
 PAGE = b"hello from the workspace\n" * 40_000
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+def place(api_place: Deployment) -> Deployment:
     """A server, a user, a workspace with its agent."""
-    with Deployment(tmp_path_factory.mktemp("api")) as deployment:
-        deployment.start_server()
-        deployment.sign_in()
-        deployment.start_agent(deployment.create("dev"))
-        yield deployment
-
-
-@pytest.fixture(autouse=True)
-def _as_the_user(place: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever calls the API is signed in."""
-    monkeypatch.setenv("CODER_CONFIG_DIR", str(place.user.folder / ".config/coderv2"))
-    monkeypatch.setenv("HOME", str(place.user.folder))
+    return api_place
 
 
 class _Page(BaseHTTPRequestHandler):

@@ -9,7 +9,6 @@ import signal
 import socket
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -22,26 +21,15 @@ from coder_agent.errors import ApiError, TransportBroken, TransportClosed
 from coder_agent.hooks import Event
 from coder_agent.testing.deployment import Deployment, kill, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.anyio]
+pytestmark = [pytest.mark.slow, pytest.mark.anyio, pytest.mark.usefixtures("as_the_user")]
 NAPS = itertools.count(30_000_000 + os.getpid() * 100)
 """Seconds of sleep, each number once: a process of ours is found by it."""
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+def place(api_place: Deployment) -> Deployment:
     """A server, a user, a workspace with its agent."""
-    with Deployment(tmp_path_factory.mktemp("commands")) as deployment:
-        deployment.start_server()
-        deployment.sign_in()
-        deployment.start_agent(deployment.create("dev"))
-        yield deployment
-
-
-@pytest.fixture(autouse=True)
-def _as_the_user(place: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever calls the API is signed in."""
-    monkeypatch.setenv("CODER_CONFIG_DIR", str(place.user.folder / ".config/coderv2"))
-    monkeypatch.setenv("HOME", str(place.user.folder))
+    return api_place
 
 
 def naps(seconds: int) -> list[int]:

@@ -18,7 +18,6 @@ from starlette.requests import HTTPConnection
 from coder_agent.hooks.events import Event
 from coder_agent.hooks.interfaces import Identity
 from coder_agent.hooks.server_tailnet import ServerTailnet
-from coder_agent.hooks.settings import Settings
 from coder_agent.hooks.web import (
     MEMBER_ROLE,
     OWNER_ROLE,
@@ -33,6 +32,7 @@ from coder_agent.hooks.web import (
 
 from .auth import Principal, caller_ip, is_cross_site, presented_token, user_of
 from .documents.agents import agent_status
+from .plugin_view import PluginView
 from .request_ids import request_id
 from .store import accounts, agents, workspaces
 from .store.apps import shared_port, web_app
@@ -53,22 +53,12 @@ def identity_of(principal: Principal) -> Identity:
     )
 
 
-class RoutesContext:
+class RoutesContext(PluginView):
     """What `coder_server_routes` is handed."""
 
     def __init__(self, server: Deployment, app_proxies: Sequence[AppProxy] = ()) -> None:
-        self._server = server
+        super().__init__(server)
         self._app_proxies = tuple(app_proxies)
-
-    @property
-    def settings(self) -> Settings:
-        """The effective configuration."""
-        return self._server.settings
-
-    @property
-    def access_url(self) -> str:
-        """Where users reach us."""
-        return self._server.access_url
 
     @property
     def tailnet(self) -> ServerTailnet:

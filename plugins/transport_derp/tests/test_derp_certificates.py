@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import anyio
 import pytest
 import trustme
 from coder_agent_transport_derp import connection as connection_module
@@ -26,12 +25,11 @@ from coder_agent_transport_derp.tls import chain_of
 from coder_agent_transport_derp.transport import DerpTransport, DerpTransportFactory
 
 from coder_agent.base.addresses import AddrPort
-from coder_agent.base.burst import Burst
 from coder_agent.base.derp_map import DerpMap, DerpNode, DerpRegion
 from coder_agent.base.keys import NodePrivate, NodePublic
-from coder_agent.base.paths import Path as WirePath
-from coder_agent.hooks import DialOptions, RelayChanged
-from coder_agent.hooks.interfaces import Transport, TransportContext
+from coder_agent.hooks import DialOptions
+from coder_agent.hooks.interfaces import TransportContext
+from coder_agent.testing.relay_news import RelayNews
 
 pytestmark = pytest.mark.anyio
 
@@ -80,35 +78,10 @@ class Files:
         return context
 
 
-class Sink:
-    """Keeps what is said about relays."""
-
-    def __init__(self) -> None:
-        self.events: list[RelayChanged] = []
-        self._news = anyio.Event()
-
-    def on_burst(self, burst: Burst, path: WirePath) -> None: ...
-    def on_drained(self) -> None: ...
-    def on_writable(self, transport: Transport) -> None: ...
-    def on_path_error(self, path: WirePath, error: OSError) -> None: ...
-
-    def emit(self, event: object) -> None:
-        assert isinstance(event, RelayChanged)
-        self.events.append(event)
-        self._news.set()
-        self._news = anyio.Event()
-
-    async def first(self) -> RelayChanged:
-        with anyio.fail_after(30):
-            while not self.events:
-                await self._news.wait()
-        return self.events[0]
-
-
 @asynccontextmanager
-async def client(at: AddrPort, host: str, dial: DialOptions, cert_name: str = "") -> AsyncIterator[Sink]:
+async def client(at: AddrPort, host: str, dial: DialOptions, cert_name: str = "") -> AsyncIterator[RelayNews]:
     """Calls the relay at `at`, which the map knows as `host`."""
-    sink = Sink()
+    sink = RelayNews()
     context = TransportContext(sink, NodePrivate.generate(os.urandom), sink.emit, dial=dial)
     node = DerpNode("1a", 1, host, ipv4=at.host, ipv6="none", derp_port=at.port, cert_name=cert_name)
     async with DerpTransportFactory().open(context) as transport:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,48 +20,14 @@ from coder_agent_transport_derp.standalone import serve_relay
 from coder_agent_transport_derp.transport import DerpTransport, DerpTransportFactory
 
 from coder_agent.base.addresses import AddrPort
-from coder_agent.base.burst import Burst
 from coder_agent.base.derp_map import DerpMap, DerpNode, DerpRegion
 from coder_agent.base.keys import NodePrivate
-from coder_agent.base.paths import Path as WirePath
-from coder_agent.hooks import DialOptions, RelayChanged
-from coder_agent.hooks.interfaces import Transport, TransportContext
+from coder_agent.hooks import DialOptions
+from coder_agent.hooks.interfaces import TransportContext
 from coder_agent.protocols.derp import frames
+from coder_agent.testing.relay_news import RelayNews
 
 pytestmark = pytest.mark.anyio
-
-
-class Sink:
-    """Keeps what is said about relays."""
-
-    def __init__(self) -> None:
-        self.events: list[RelayChanged] = []
-        self._news = anyio.Event()
-
-    def on_burst(self, burst: Burst, path: WirePath) -> None: ...
-    def on_drained(self) -> None: ...
-    def on_writable(self, transport: Transport) -> None: ...
-    def on_path_error(self, path: WirePath, error: OSError) -> None: ...
-
-    def emit(self, event: object) -> None:
-        assert isinstance(event, RelayChanged)
-        self.events.append(event)
-        self._news.set()
-        self._news = anyio.Event()
-
-    async def said(self, words: str) -> None:
-        with anyio.fail_after(30):
-            while not any(words in event.reason for event in self.events):
-                await self._news.wait()
-
-    async def up(self) -> None:
-        await self.until(lambda: any(event.connected for event in self.events))
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for a piece of news after which this holds."""
-        with anyio.fail_after(30):
-            while not condition():
-                await self._news.wait()
 
 
 def node(name: str, address: AddrPort, *, plain: bool = True) -> DerpNode:
@@ -69,8 +35,8 @@ def node(name: str, address: AddrPort, *, plain: bool = True) -> DerpNode:
 
 
 @asynccontextmanager
-async def client(*nodes: DerpNode, ca_file: str | None = None) -> AsyncIterator[tuple[DerpTransport, Sink]]:
-    sink = Sink()
+async def client(*nodes: DerpNode, ca_file: str | None = None) -> AsyncIterator[tuple[DerpTransport, RelayNews]]:
+    sink = RelayNews()
     options = DialOptions(proxy="", ca_file=ca_file)
     context = TransportContext(sink, NodePrivate.generate(os.urandom), sink.emit, dial=options)
     async with DerpTransportFactory().open(context) as transport:

@@ -12,9 +12,9 @@ from coder_agent.base.keys import NodePublic
 from coder_agent.errors import ConfigError
 from coder_agent.hooks.health import HealthCheck
 from coder_agent.hooks.manager import PluginHost
-from coder_agent.hooks.settings import Settings
 
 from ..options import parse_access_url
+from ..plugin_view import PluginView
 from .checks import AccessUrlCheck, DatabaseCheck, MapSources, WebsocketCheck, WrongAccessUrl
 from .report import SECTIONS
 
@@ -26,21 +26,8 @@ logger = logging.getLogger("coder_agent.server")
 RESERVED = frozenset({*SECTIONS.values(), "time", "healthy", "severity", "coder_version"})
 
 
-class PluginView:
+class HealthView(PluginView):
     """The deployment as `HealthContext`."""
-
-    def __init__(self, server: Deployment) -> None:
-        self._server = server
-
-    @property
-    def settings(self) -> Settings:
-        """The effective configuration."""
-        return self._server.settings
-
-    @property
-    def access_url(self) -> str:
-        """Where users reach us."""
-        return self._server.access_url
 
     @property
     def force_websockets(self) -> bool:
@@ -65,7 +52,7 @@ def furnish(server: Deployment, host: PluginHost, failures: Mapping[str, str]) -
     """Give the deployment's monitor all of them. A plugin's check that is called like one of ours is left out, with a
     line in the log."""
     dial = server.settings.network.dial_options()
-    found = {check.name: check for check in host.health_checks(PluginView(server))}
+    found = {check.name: check for check in host.health_checks(HealthView(server))}
     own: list[HealthCheck] = [
         MapSources(found.pop("derp", None), failures),
         _access_url(server),
