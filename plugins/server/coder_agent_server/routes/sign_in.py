@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 from urllib.parse import quote, urlsplit
 
@@ -21,6 +22,11 @@ from .access import maybe_signed_in
 from .audit import audit
 from .keys import KEY_LIFETIME
 from .users import WRONG_LOGIN, LoginBody, NewUserBody, make_user, set_session_cookie, sign_in
+
+LEADS_TO_APP = re.compile(r"/api/v2/applications/|/@[^/]+/[^/]+/(?:apps|ports)/")
+"""Targets of a sign-in from which people go on to an app: on a host of its own, or to where that sends them."""
+URL_CHARACTERS = ":/%#?=@[]!$&'()*+,;~"
+"""What stays as it is in the URL of a redirect, as Starlette has it."""
 
 
 class LoginForm(LoginBody):
@@ -126,8 +132,18 @@ async def submit_login(request: Request) -> Response:
     audit(request, "login", "user", form.email, 401 if token is None else 201, form.email if token else "")
     if token is None:
         return _login_form(server, target, fault=WRONG_LOGIN, email=form.email, status=401)
-    response = RedirectResponse(target, 303)
+    response = _onwards(server, target) if LEADS_TO_APP.match(target) else RedirectResponse(target, 303)
     set_session_cookie(server, response, token)
+    return response
+
+
+def _onwards(server: Deployment, target: str) -> Response:
+    """The way to an app, which may lead to other hosts: Chromium does not follow a form's redirects to where the
+    form's page may send none (``form-action``), but goes anywhere from a page that was loaded."""
+    response = _narrow(
+        server, "Signed in", f'<h1>You are signed in</h1><p><a href="{escape(target)}">Go on</a></p>', 200
+    )
+    response.headers["Refresh"] = f"0; url={quote(target, safe=URL_CHARACTERS)}"
     return response
 
 
