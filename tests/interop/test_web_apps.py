@@ -167,6 +167,14 @@ def test_a_page_with_absolute_paths_works_below_a_prefix(site: Site, page: Page,
     assert seen["api"] == "app", "a request for our API by the app's page is the app's"
     assert page.evaluate("window.origin") == ("null" if not trusted else site.place.url)
     assert seen["module"] == "imported"
+    page.evaluate("setTimeout(() => { throw new DOMException('refused', 'SecurityError') })")
+    if not trusted:
+        expect(page.locator("coder-sandbox-hint")).to_contain_text(
+            f"coder port-share dev {site.app} --share owner --trust"
+        )
+        page.screenshot(path=SCREENSHOTS / "app-sandbox-hint.png")
+        page.get_by_role("button", name="Close").click()
+    expect(page.locator("coder-sandbox-hint")).to_have_count(0)
     assert [url for url in escaped if "favicon" not in url and "missing" not in url] == []
 
 

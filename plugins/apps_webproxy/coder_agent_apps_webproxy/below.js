@@ -167,13 +167,43 @@ if (SANDBOXED) {
     });
   };
   for (const name of ["localStorage", "sessionStorage"]) define(window, name, storage());
-  for (const name of ["indexedDB", "caches", "cookieStore"]) define(window, name, undefined);
-  const no = () => Promise.reject(new DOMException("This page runs in a sandbox.", "NotSupportedError"));
+  const missed = new Set();
+  for (const name of ["indexedDB", "caches", "cookieStore"]) try {
+    Object.defineProperty(window, name, { configurable: true, get: () => void missed.add(name) });
+  } catch {}
+  const never = () => new Promise(() => {});
   if ("serviceWorker" in navigator) define(navigator, "serviceWorker", {
-    register: no, ready: new Promise(() => {}), controller: null, startMessages() {},
+    register: never, ready: never(), controller: null, startMessages() {},
     getRegistration: () => Promise.resolve(undefined), getRegistrations: () => Promise.resolve([]),
     addEventListener() {}, removeEventListener() {},
   });
+  // An app that ends at something of that kind leaves a blank page: say why, once, and what helps.
+  let hinted = false;
+  const hint = () => {
+    if (hinted || !document.body) return;
+    hinted = true;
+    const [, place, port] = /^\/@[^/]+\/([^/]+)\/ports\/(\d+)/.exec(BASE) ?? [];
+    const bar = document.createElement("coder-sandbox-hint");
+    const shadow = bar.attachShadow({ mode: "open" });
+    const say = (name, text) => Object.assign(shadow.appendChild(document.createElement(name)), { textContent: text });
+    say("span", "This app asked for something that is refused in its sandbox, and may not work here. "
+      + (port ? "If the workspace is yours and you trust the app: " : "It works on a host of its own."));
+    if (port) {
+      say("code", `coder port-share ${place} ${port} --share owner --trust`);
+      say("span", ", or open it on a host of its own.");
+    }
+    say("button", "Close").onclick = () => bar.remove();
+    bar.setAttribute("role", "status");
+    bar.style.cssText = "position:fixed;inset:auto 0 0 0;z-index:2147483647;padding:.7em 1em;font:14px/1.5 system-ui;"
+      + "background:#222;color:#fff;text-align:center";
+    document.body.append(bar);
+  };
+  const troubled = (error) => {
+    if (error && (error.name === "SecurityError" || (error.name === "TypeError" && missed.size))) hint();
+  };
+  addEventListener("error", (event) => troubled(event.error));
+  addEventListener("unhandledrejection", (event) => troubled(event.reason));
+
   Object.defineProperty(document, "cookie", {
     configurable: true,
     get: () => [...jar].map(([name, value]) => `${name}=${value}`).join("; "),

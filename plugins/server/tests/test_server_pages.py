@@ -125,6 +125,19 @@ async def test_signing_in_and_making_a_token_as_coder_login_wants(server: Server
         assert (await api.get("/api/v2/users/me")).json()["username"] == "alice"
 
 
+async def test_signing_in_on_the_way_to_an_app_is_no_redirect_of_a_form(server: Server, alice: Api) -> None:
+    """`form-action` holds for redirects, too, and the app may be on another host."""
+    ways = ["/api/v2/applications/auth-redirect?redirect_uri=http%3A%2F%2Fa&state=x", '/@alice/dev/apps/a/?q="<']
+    async with httpx2.AsyncClient(base_url=server.url) as browser:
+        for way in ways:
+            form = {"email": "alice@example.org", "password": PASSWORD, "next": way}
+            page = await browser.post("/login", data=form)
+            assert page.status_code == 200
+            assert page.headers["refresh"] == "0; url=" + way.replace('"', "%22").replace("<", "%3C")
+            assert "coder_session_token" in page.cookies
+            assert '<"' not in page.text
+
+
 async def test_a_wrong_password_keeps_the_address_and_escapes_it(server: Server, alice: Api) -> None:
     async with httpx2.AsyncClient(base_url=server.url) as browser:
         page = await browser.post("/login", data={"email": '"><script>x', "password": "wrong"})
