@@ -44,8 +44,7 @@ class StackConfig:
     """Without progress for so long, data in flight fails the connection (RFC 9293 §3.8.3 R2)."""
     ack_delay: float = 0.0
     """How long the acknowledgement of less than a segment may wait for data to ride on; 0 = it does not. Bulk is not
-    touched by it. Much less than what RFC 9293 §3.8.6.3 allows (0.5 s) and than what senders expect (Linux: 40 ms): a
-    local program that answers at all at once answers within a few milliseconds."""
+    touched by it. RFC 9293 §3.8.6.3 allows 0.5 s; senders, our own among them (sender.py), expect some 40 ms."""
     connect_timeout: float = 60.0
     """The same for the handshake."""
     max_rto: float = 2.0

@@ -315,17 +315,18 @@ class TcpConnection:
         self.owner.ready(self)
 
     def acknowledge(self, upto: int, now: float) -> None:
-        """Data up to `upto` arrived in order: acknowledge it now, or, if it is less than a segment, soon: by then there
-        may be data of ours that can carry it."""
+        """Data up to `upto` arrived in order: acknowledge it now, or, if it is less than a segment and the first that
+        waits (RFC 9293 §3.8.6.3: every second at once), soon: by then there may be data of ours that can carry it."""
         delay = self.owner.config.ack_delay
         if (
             not delay
+            or self._ack_at != float("inf")
             or upto - self._last_ack >= self.sender.mss
             or self.state is not State.ESTABLISHED
             or self.receiver.buffer.has_gap
         ):
             self.ack_due = True
-        elif self._ack_at > now + delay:
+        else:
             self._ack_at = now + delay
 
     def may_challenge(self, now: float) -> bool:
