@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any, Literal, TypeVarTuple, Unpack
 
@@ -27,34 +26,20 @@ import anyio.abc
 
 from .base.addresses import AddrPort
 from .base.derp_map import DerpMap
-from .base.egress import Purpose
-from .base.keys import DiscoPrivate, DiscoPublic, NodePrivate, NodePublic
+from .base.keys import DiscoPublic, NodePrivate, NodePublic
 from .base.nat_facts import NatFacts
 from .base.node import Node
-from .base.path_rules import NO_RULES, DirectRule, PathRules
-from .base.paths import DerpPath, Path, PathKind, PathPolicy
-from .errors import ConfigError, PeerUnreachable, TransportBroken, TransportError
-from .hooks.egress import Egress
-from .hooks.events import Event, EventSink, PathChanged, PeerChanged, RelayChanged
-from .hooks.interfaces import (
-    CandidateSource,
-    DialOptions,
-    DirectTransport,
-    RelayTransport,
-    TransportContext,
-    TransportFactory,
-)
-from .hooks.server_tailnet import LocalRelay
-from .magicsock.constants import TUNNEL_MTU_MAX
+from .base.path_rules import PathRules
+from .base.paths import Path, PathKind
+from .errors import PeerUnreachable, TransportBroken
+from .hooks.events import Event, PathChanged, PeerChanged, RelayChanged
 from .magicsock.core import Magicsock
 from .magicsock.core import PathStatus as PathStatus
 from .magicsock.effects import PathUpdate, PongReceived
-from .magicsock.peer_map import Reach
-from .protocols.netstack.config import StackConfig
+from .node_config import Keys, cores_of, keys_of, open_transports
+from .node_config import NodeConfig as NodeConfig
 from .protocols.netstack.listening import SynRequest
-from .protocols.netstack.stack import Stack
 from .protocols.netstack.states import State
-from .protocols.wireguard.device import Device
 from .runtime.background import background
 from .runtime.candidates import CandidateHub
 from .runtime.datagrams import FlowHandler, PortHandler, UdpPorts
@@ -62,10 +47,13 @@ from .runtime.datagrams import Origin as Origin
 from .runtime.datagrams import TunnelDatagrams as TunnelDatagrams
 from .runtime.datagrams import TunnelUdpSocket as TunnelUdpSocket
 from .runtime.datagrams import UdpFlow as UdpFlow
-from .runtime.engine import SLEPT, Cores, Engine, Tap
+from .runtime.engine import Cores, Engine, Tap
 from .runtime.home_relays import HomeRelays
 from .runtime.link_watch import LinkChange, watch_links
 from .runtime.pacing import Pacer as Pacer
+from .runtime.pings import Pings
+from .runtime.pings import Pong as Pong
+from .runtime.sleep_watch import watch_sleep
 from .runtime.splice import Dial as Dial
 from .runtime.splice import Splice as Splice
 from .runtime.splice import reset_socket as reset_socket
@@ -78,11 +66,6 @@ Ts = TypeVarTuple("Ts")
 DIAL_TIMEOUT = 15.0
 """Seconds for a TCP handshake inside the tunnel; covers one lost WireGuard initiation (5 s) and a relay dial (10 s)."""
 
-SLEEP_TICK = 1.0
-"""Seconds between looks at whether the machine slept: half of what the first keystroke afterwards may take."""
-ACK_DELAY = 0.005
-"""Seconds that an acknowledgement may wait for data: a program on this machine that answers at once has answered by
-then, and a tail loss probe of the other side (10 ms at least) has not begun."""
 DRAIN_TIMEOUT = 5.0
 """Seconds that a node which is closed gives its closed streams to get their last bytes through."""
 DRAIN_POLL = 0.005
@@ -90,50 +73,10 @@ CLOSING_STATES = (State.FIN_WAIT_1, State.CLOSING, State.LAST_ACK)
 """Our FIN, and so perhaps data before it, is not acknowledged."""
 
 
-@dataclass(slots=True)
-class NodeConfig:
-    """What a node is made of. `direct=False`: no UDP at all, everything is relayed. `rules` hold for all peers until
-    `TailnetNode.set_rules`."""
-
-    addresses: Sequence[IPv6Address]
-    transports: Sequence[TransportFactory]
-    sources: Sequence[CandidateSource] = ()
-    id: int = 0
-    node_key: NodePrivate | None = None
-    disco_key: DiscoPrivate | None = None
-    policy: PathPolicy | None = None
-    emit: EventSink = lambda event: None
-    direct: bool = True
-    rules: PathRules = NO_RULES
-    listen_port: int = 0
-    birthday: bool = True
-    large_packets: bool = True
-    force_websockets: bool = False
-    dial: DialOptions = field(default_factory=DialOptions)
-    stack: StackConfig = field(default_factory=lambda: StackConfig(ack_delay=ACK_DELAY))
-    vector: bool | None = None
-    local_relay: LocalRelay | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Pong:
-    """The answer to a ping. `latency` in seconds; `path` what carried it (None: the tunnel's current path)."""
-
-    latency: float
-    path: Path | None = None
-
-    @property
-    def kind(self) -> PathKind:
-        """Direct or relayed (NONE if the path is not known)."""
-        if self.path is None:
-            return PathKind.NONE
-        return PathKind.RELAYED if isinstance(self.path, DerpPath) else PathKind.DIRECT
-
-
 class TailnetNode:
     """A running node. Made by `open_node`; every method is called on the event loop's thread."""
 
-    def __init__(self, config: NodeConfig, engine_parts: Cores, keys: tuple[NodePrivate, DiscoPrivate]) -> None:
+    def __init__(self, config: NodeConfig, engine_parts: Cores, keys: Keys) -> None:
         self.config = config
         self.key: NodePublic = keys[0].public()
         self.disco: DiscoPublic = keys[1].public()
@@ -160,13 +103,12 @@ class TailnetNode:
         self._listeners: dict[int, Callable[[TunnelStream], Awaitable[None]]] = {}
         self.udp = UdpPorts(engine_parts.stack, self.engine.kick, self.engine.now)
         """UDP of this node; `udp.unclaimed` gets what is for no port that is listened on."""
-        self._pongs: dict[bytes, asyncio.Future[PongReceived]] = {}
-        self._tunnel_pongs: dict[bytes, asyncio.Future[float]] = {}
+        self._pings = Pings(self.engine)
         self._path_changed = anyio.Event()
         self._tasks: anyio.abc.TaskGroup | None = None
         stack = engine_parts.stack
         stack.on_syn = self._syn
-        stack.on_tsmp_pong = self._tunnel_pong
+        stack.on_tsmp_pong = self._pings.tunnel_pong
         stack.on_disco_key = self._disco_key_announced
         for address in config.addresses:
             self.add_address(address)
@@ -441,35 +383,11 @@ class TailnetNode:
         self, key: NodePublic, *, via: Literal["best", "direct", "derp"] = "best", timeout: float = 5.0
     ) -> Pong:
         """A disco ping: says by which path, and how long it took. Raises PeerUnreachable."""
-        txid, effects = self.engine.magicsock.ping(key, self.engine.now(), via=via)
-        if txid is None:
-            self.engine.apply(effects)  # the search for a path begins all the same
-            raise PeerUnreachable("no path to the peer is known yet", hint="its node or a relay is missing")
-        waiter = self._pongs[txid] = asyncio.get_running_loop().create_future()
-        try:
-            self.engine.apply(effects)
-            with anyio.fail_after(timeout):
-                pong = await waiter
-            return Pong(pong.latency, pong.path)
-        except TimeoutError:
-            raise PeerUnreachable(f"no pong within {timeout:g} s") from None
-        finally:
-            del self._pongs[txid]
+        return await self._pings.disco(key, via=via, timeout=timeout)
 
     async def ping_tunnel(self, address: IPv6Address, *, timeout: float = 5.0) -> Pong:
         """A TSMP ping through the tunnel itself: proves that the peer can be reached. Raises PeerUnreachable."""
-        data = os.urandom(8)
-        waiter = self._tunnel_pongs[data] = asyncio.get_running_loop().create_future()
-        try:
-            with anyio.fail_after(timeout):
-                started = self.engine.now()
-                self.engine.stack.tsmp_ping(address, data, started)
-                self.engine.flush()
-                return Pong(await waiter - started)
-        except TimeoutError:
-            raise PeerUnreachable(f"no answer through the tunnel within {timeout:g} s") from None
-        finally:
-            del self._tunnel_pongs[data]
+        return await self._pings.tunnel(address, timeout=timeout)
 
     # ------------------------------------------------------------ runtime.engine.Observer
 
@@ -482,9 +400,7 @@ class TailnetNode:
 
     def pong_received(self, pong: PongReceived) -> None:
         """A ping of `ping` was answered."""
-        waiter = self._pongs.get(pong.txid)
-        if waiter is not None and not waiter.done():
-            waiter.set_result(pong)
+        self._pings.disco_pong(pong)
 
     def endpoints_wanted(self, reason: str) -> None:
         """Our endpoints are too old to be sent to a peer."""
@@ -525,11 +441,6 @@ class TailnetNode:
             stream.abort()
         finally:
             await stream.aclose()
-
-    def _tunnel_pong(self, remote: IPv6Address, data: bytes, port: int) -> None:
-        waiter = self._tunnel_pongs.get(data)
-        if waiter is not None and not waiter.done():
-            waiter.set_result(self.engine.now())
 
     def _disco_key_announced(self, peer: object, key: bytes) -> None:
         if isinstance(peer, NodePublic):
@@ -574,44 +485,19 @@ class TailnetNode:
             self._self_changed()  # a relay may have fallen back to WebSocket, which our node says
         self.emit(event)
 
-    async def _open_transports(self, exits: AsyncExitStack, keys: tuple[NodePrivate, DiscoPrivate]) -> None:
-        config = self.config
-        context = TransportContext(
-            sink=self.engine,
-            node_key=keys[0],
-            emit=self._transport_event,
-            listen_port=config.listen_port,
-            force_websockets=config.force_websockets,
-            dial=config.dial,
-            local_relay=config.local_relay,
-        )
-        for factory in config.transports:
-            if factory.kind == "direct" and not config.direct:
-                continue
-            transport = await exits.enter_async_context(factory.open(context))
-            if factory.kind == "direct":
-                self.engine.direct = _as_direct(transport)
-            else:
-                self.engine.relay = _as_relay(transport)
-        if self.engine.direct is None and self.engine.relay is None:
-            raise ConfigError(
-                "no transport plugin is installed or enabled",
-                hint="install coder-agent-transport-udp or coder-agent-transport-derp, see `coder plugins list`",
-            )
-
     @asynccontextmanager
-    async def _running(self, keys: tuple[NodePrivate, DiscoPrivate]) -> AsyncIterator[TailnetNode]:
+    async def _running(self, key: NodePrivate) -> AsyncIterator[TailnetNode]:
         failure: Exception | None = None
         async with AsyncExitStack() as exits:
             exits.callback(self.engine.stop)
             try:
-                await self._open_transports(exits, keys)
+                await open_transports(self.config, exits, self.engine, key, self._transport_event)
                 exits.callback(self.engine.reset_all)
                 self._tasks = await exits.enter_async_context(background())
                 exits.callback(self._relays.stop)
                 exits.callback(lambda: log.debug("counters: %s", self.engine.all_counters()))
                 self._start_hub(self._tasks)
-                self._tasks.start_soon(self._watch_sleep)
+                self._tasks.start_soon(watch_sleep, self._woke)
                 self._tasks.start_soon(self._relays.run)
                 self._tasks.start_soon(watch_links, self._link_changed)
                 self._tasks.start_soon(watch_verdicts, self)
@@ -638,17 +524,10 @@ class TailnetNode:
             self._hub.nat = NatFacts(listen_port=self.config.listen_port)
             tasks.start_soon(self._hub.run, self.config.sources)
 
-    async def _watch_sleep(self) -> None:
-        """Notice that the machine slept or that we were stopped: the clock that counts sleep has jumped."""
-        before = boot_time()
-        while True:
-            await anyio.sleep(SLEEP_TICK)
-            now = boot_time()
-            if now - before > SLEPT:
-                log.info("woke after %.0f s: connecting anew", now - before)
-                self.engine.woke()
-                self.on_woke()
-            before = now
+    def _woke(self, slept: float) -> None:
+        log.info("woke after %.0f s: connecting anew", slept)
+        self.engine.woke()
+        self.on_woke()
 
     def _link_changed(self, what: LinkChange) -> None:
         """Other addresses of ours are offered at once; what was learnt is forgotten only if we now are elsewhere."""
@@ -659,38 +538,6 @@ class TailnetNode:
             self._hub.refresh("link-change")
 
 
-def boot_time() -> float:
-    """Seconds of a clock that also counts while the machine sleeps, where there is one; asyncio's does not on Linux and
-    macOS (clock_gettime(2), CLOCK_BOOTTIME)."""
-    clock = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
-    return time.monotonic() if clock is None else time.clock_gettime(clock)
-
-
-def _rules_of(config: NodeConfig) -> PathRules:
-    if config.direct:
-        return config.rules
-    return replace(config.rules, direct=DirectRule.NEVER, set_by=config.rules.set_by or "--disable-direct-connections")
-
-
-def _reach_of(egress: Egress) -> Reach:
-    """Addresses that peers publish, call with or ping from are theirs to choose, and ours to refuse."""
-    if egress.policy is None:
-        return lambda addr, peer: True
-    return lambda addr, peer: egress.allows(addr.host, addr.port, Purpose.PEER, who=f"peer {peer.short}")
-
-
-def _as_direct(transport: object) -> DirectTransport:
-    if not hasattr(transport, "bound_ports"):
-        raise TransportError(f"{transport!r} calls itself a direct transport but has no bound_ports()")
-    return transport  # type: ignore[return-value]  # structural check just above
-
-
-def _as_relay(transport: object) -> RelayTransport:
-    if not hasattr(transport, "set_map"):
-        raise TransportError(f"{transport!r} calls itself a relay transport but has no set_map()")
-    return transport  # type: ignore[return-value]  # structural check just above
-
-
 @asynccontextmanager
 async def open_node(config: NodeConfig, *, magicsock: Magicsock | None = None) -> AsyncIterator[TailnetNode]:
     """Run a node. Keys are fresh unless given; sockets, tasks and sessions end with the context.
@@ -699,24 +546,7 @@ async def open_node(config: NodeConfig, *, magicsock: Magicsock | None = None) -
 
     Raises: ConfigError (no transport), TransportError (nothing can be bound).
     """
-    node_key = config.node_key or NodePrivate.generate(os.urandom)
-    disco_key = config.disco_key or DiscoPrivate.generate(os.urandom)
-    stack = replace(config.stack, accepted_mtu=TUNNEL_MTU_MAX) if config.large_packets else config.stack
-    cores = Cores(
-        device=Device(node_key, rng=os.urandom, wall=time.time, vector=config.vector, mtu=config.stack.mtu),
-        stack=Stack(stack, rng=os.urandom, vector=config.vector),
-        magicsock=magicsock
-        or Magicsock(
-            node_key.public(),
-            disco_key,
-            rng=os.urandom,
-            policy=config.policy,
-            rules=_rules_of(config),
-            birthday=config.birthday,
-            accepted_mtu=stack.accepted_mtu,
-            reach=_reach_of(config.dial.egress),
-        ),
-    )
-    node = TailnetNode(config, cores, (node_key, disco_key))
-    async with node._running((node_key, disco_key)):
+    keys = keys_of(config)
+    node = TailnetNode(config, cores_of(config, keys, magicsock), keys)
+    async with node._running(keys[0]):
         yield node
