@@ -191,6 +191,24 @@ def test_a_stock_agent_that_ends_is_missed_and_its_successor_found(stock_site: S
 # ---------------------------------------------------------------- another deployment
 
 
+NAME = "scaletest-0"
+"""What a stock `coder exp scaletest` takes for its own."""
+TRAFFIC = (
+    *(
+        "exp",
+        "scaletest",
+        "workspace-traffic",
+        "--use-host-login",
+        "--bytes-per-tick",
+        "4096",
+        "--tick-interval",
+        "20ms",
+    ),
+    *("--job-timeout", "4s", "--scaletest-prometheus-address", "127.0.0.1:0", "--scaletest-prometheus-wait", "0s"),
+)
+"""Writes 200 kB a second into a web terminal for 4 s."""
+
+
 def test_over_tls_and_websockets(stock_coder: str, tmp_path: Path) -> None:
     """What Upgrade-less proxies leave: everything in TLS, and the relay inside WebSockets."""
     authority, trusted = trustme.CA(), tmp_path / "ca.pem"
@@ -208,16 +226,19 @@ def test_over_tls_and_websockets(stock_coder: str, tmp_path: Path) -> None:
         stranger = StockMachine(tmp_path / "stranger", program=stock_coder, trusted=trusted)
         site = StockSite(place, stranger, {}, server, 0, url=url)
         site.sign_in()
-        made = site.call("POST", "/users/me/workspaces", {"name": "dev"})
-        site.workspaces["dev"] = Registered("dev", made["agent_tokens"][0]["agent_id"], made["agent_token"])
-        site.start_stock_agent("dev")
+        made = site.call("POST", "/users/me/workspaces", {"name": NAME})
+        site.workspaces[NAME] = Registered(NAME, made["agent_tokens"][0]["agent_id"], made["agent_token"])
+        site.start_stock_agent(NAME)
         until("it is connected", lambda: site.statuses() == {"connected"} or None)
-        pinged = stranger.stock("ping", "dev", "-n", "1")
+        pinged = stranger.stock("ping", NAME, "-n", "1")
         assert "proxied via DERP(Coder Embedded Relay)" in pinged.out, str(pinged)
         assert "Your Coder administrator has blocked direct connections" in pinged.err
-        done = stranger.stock("ssh", "dev", stdin="exit 5\n")
+        done = stranger.stock("ssh", NAME, stdin="exit 5\n")
         assert done.code == 5, str(done)
         assert "p2p" not in pinged.out
-        site.stock_agents["dev"].wait_for("connecting websocket to https://127")
-        ours = place.user.coder("ping", "dev", "-n", "1")
+        site.stock_agents[NAME].wait_for("connecting websocket to https://127")
+        traffic = stranger.stock(*TRAFFIC)
+        assert traffic.code == 0, str(traffic)
+        assert "Pass:  1" in traffic.out
+        ours = place.user.coder("ping", NAME, "-n", "1")
         assert "proxied via DERP(Coder Embedded Relay)" in ours.out, str(ours)

@@ -59,7 +59,8 @@ def test_workspaces_are_listed_and_shown(stock_site: StockSite) -> None:
     listed = stock("list", "--output", "json").json()
     assert {one["name"] for one in listed} == set(stock_site.workspaces)
     assert "alice/dev" in stock("list").out
-    assert [one["name"] for one in stock("list", "--search", "name:stock", "-o", "json").json()][:1] != ["dev"]
+    found = stock("list", "--search", "name:stock", "--output", "json").json()
+    assert {one["name"] for one in found} == {"stock", "stock-relayed"}, "part of a name will do"
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         for name, version in (("dev", r"v0\."), ("stock", r"v2\.")):

@@ -89,6 +89,8 @@ async def test_forbidden_and_unknown_are_the_same_answer(alice: Api, bob: Api) -
         ('owner:"me"', ["alice/dev", "alice/web"]),
         ("owner:bob", ["bob/dev"]),
         ("name:dev", ["alice/dev", "bob/dev"]),
+        ('name:"de"', ["alice/dev", "bob/dev"]),
+        ("name:%", []),
         ("owner:me name:web", ["alice/web"]),
         ("bob/dev", ["bob/dev"]),
         ("we", ["alice/web"]),

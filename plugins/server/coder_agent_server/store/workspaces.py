@@ -30,7 +30,7 @@ class NewAgent:
 
 @dataclass(frozen=True, slots=True)
 class WorkspaceFilter:
-    """Which workspaces a list shows. None = whatever."""
+    """Which workspaces a list shows. None = whatever. `name` is part of a name (coder workspaces.sql, ILIKE)."""
 
     visible_to: UUID | None
     owner: str | None = None
@@ -118,7 +118,7 @@ async def list_workspaces(
     if which.owner is not None:
         found = found.where(User.username == which.owner.lower())
     if which.name is not None:
-        found = found.where(Workspace.name == which.name.lower())
+        found = found.where(Workspace.name.contains(which.name.lower(), autoescape=True))
     if which.ids is not None:
         found = found.where(Workspace.id.in_(which.ids))
     if which.text:
