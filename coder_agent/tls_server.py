@@ -46,6 +46,8 @@ class TlsGate:
         self.failures = 0
         """Handshakes that failed or took too long."""
         self.room = memoryview(bytearray(READ_SIZE))
+        self.plain = memoryview(bytearray(SLICE))
+        """For protocols without a room of their own; what is decrypted into it is copied at once."""
 
     def protocol(self) -> asyncio.BufferedProtocol:
         """For the next connection."""
@@ -160,7 +162,7 @@ class TlsTransport(asyncio.Transport):
         above = self.above
         while not self._paused and not self._closing:
             whole = isinstance(above, asyncio.BufferedProtocol)
-            room = memoryview(above.get_buffer(-1)) if whole else self._scratch()  # type: ignore[union-attr]
+            room = memoryview(above.get_buffer(-1)) if whole else self.gate.plain  # type: ignore[union-attr]
             count, more = self._decrypt(room)
             if count and whole:
                 above.buffer_updated(count)  # type: ignore[union-attr]
@@ -169,9 +171,6 @@ class TlsTransport(asyncio.Transport):
             if not more:
                 return
             above = self.above  # the door has handed the connection on
-
-    def _scratch(self) -> memoryview:
-        return memoryview(bytearray(SLICE))
 
     def _decrypt(self, room: memoryview) -> tuple[int, bool]:
         """How much came, and whether there may be more."""
