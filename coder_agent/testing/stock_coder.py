@@ -6,9 +6,10 @@ with StockServer(program, folder) as server:
     dev = server.create_workspace("dev", [StockAgent("main", apps=(StockApp("web", "http://localhost:8080"),))])
     environment = {"CODER_AGENT_URL": server.url, "CODER_AGENT_TOKEN": dev.agents["main"].token}
 
-It keeps everything in memory and speaks to nobody outside: no telemetry, no search for updates, no STUN server of
-others, no relay map from elsewhere. Its provisioner is `echo`, which reads from a template's files what Terraform would
-have made; so workspaces cost a second, and their agents have the tokens that a test gives them.
+It keeps everything in memory (unless ``--in-memory=false --postgres-url=…``) and speaks to nobody outside: no
+telemetry, no search for updates, no STUN server of others, no relay map from elsewhere. Its provisioner is `echo`,
+which reads from a template's files what Terraform would have made; so workspaces cost a second, and their agents have
+the tokens that a test gives them.
 
 Source of the file names: coder provisioner/echo/serve.go; of the field numbers: provisionersdk/proto/provisioner.proto.
 """
@@ -186,6 +187,11 @@ class StockServer:
     ) -> None:
         self._exits.close()
         print(self.program.output[-20_000:])
+
+    def start_again(self) -> None:
+        """The same server, at the same address, when its program has ended; with PostgreSQL it knows what it knew."""
+        self._exits.close()
+        self.program = self._exits.enter_context(self._start())
 
     def _start(self) -> Any:
         environment = {

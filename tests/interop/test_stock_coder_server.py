@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -32,13 +33,14 @@ import coder_agent
 from coder_agent.base.addresses import AddrPort
 from coder_agent.base.paths import PathKind
 from coder_agent.protocols.stun import respond
-from coder_agent.testing.deployment import Machine, Result, until
+from coder_agent.testing.deployment import Machine, Result, kill, until
 from coder_agent.testing.processes import PATIENCE, Program, run_program
 from coder_agent.testing.stock_coder import StockAgent, StockApp, StockScript, StockServer, StockWorkspace, free_port
 
 pytestmark = [pytest.mark.foreign, pytest.mark.slow, pytest.mark.timeout(120)]
 
 APP = Path(__file__).parent / "programs" / "web_app.py"
+POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("/nowhere"))
 BLOB = bytes(range(256)) * 16384
 """4 MiB."""
 SCRIPT = """#!/bin/bash
@@ -110,9 +112,11 @@ def stun_server() -> Iterator[int]:
         thread = threading.Thread(target=serve)
         thread.start()
         port = answering.getsockname()[1]
-        yield port
-        answering.sendto(b"end", ("127.0.0.1", port))
-        thread.join()
+        try:
+            yield port
+        finally:
+            answering.sendto(b"end", ("127.0.0.1", port))
+            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +178,7 @@ def test_the_server_knows_our_agent(place: Place) -> None:
     agent = place.agent()
     assert (agent["status"], agent["lifecycle_state"], agent["health"]["healthy"]) == ("connected", "ready", True)
     assert agent["version"].startswith("v")
+    assert agent["api_version"] == place.agent("stock")["api_version"], "the newest that this server has"
     assert agent["expanded_directory"] == str(place.home)
     until("the app is healthy", lambda: place.agent()["apps"][0]["health"] == "healthy")
     until("its distance to the relay is known", lambda: "Coder Embedded Relay" in place.agent().get("latency", {}))
@@ -250,6 +255,21 @@ def test_the_servers_own_account_of_the_deployment(place: Place) -> None:
     assert place.dev.agent_ids["ours"] in coordinator
 
 
+def test_the_server_hears_how_much_the_workspace_is_used(place: Place) -> None:
+    """It stops workspaces that nobody uses, as their agents tell."""
+
+    def told() -> dict[str, Any] | None:
+        stats: dict[str, Any] = place.server.call("GET", "/deployment/stats")
+        return stats if stats["session_count"]["ssh"] > 0 else None
+
+    busy = "while sleep 0.1; do date; done"
+    with place.staying(place.user, "coder", "ssh", "dev.ours", busy) as shell:
+        shell.wait_for(r"\d\d:\d\d")
+        stats = until("the shell is counted", told)
+    assert stats["workspaces"]["rx_bytes"] > 0
+    assert stats["workspaces"]["tx_bytes"] > 0
+
+
 def test_our_agent_leaves_and_comes_back(place: Place) -> None:
     spare = place.server.create_workspace("spare", [StockAgent("main")])
 
@@ -268,6 +288,53 @@ def test_our_agent_leaves_and_comes_back(place: Place) -> None:
     gone = place.coder("delete", "spare", "-y")
     assert gone.out == "Workspace alice/spare is removed.\n", str(gone)
     assert "spare" not in place.coder("list").out
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[str]:
+    """A PostgreSQL of this test's own, which refuses to run as root; yields its URL. `folder` is everybody's."""
+    as_user: list[str] = ["env", "-C", str(folder)]
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres")
+        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", *as_user]
+    data, port = str(folder / "data"), str(free_port())
+    init = (str(POSTGRES / "initdb"), "-D", data, "-U", "alice", "--auth=trust", "--no-sync", "--no-instructions")
+    with run_program(*as_user, *init) as making:
+        assert making.wait() == 0, making.output
+    with run_program(
+        *as_user, str(POSTGRES / "postgres"), "-D", data, "-h", "127.0.0.1", "-p", port, "-k", "", "-F"
+    ) as running:
+        running.wait_for("ready to accept connections")
+        yield f"postgres://alice@127.0.0.1:{port}/postgres?sslmode=disable"
+
+
+@pytest.mark.skipif(not POSTGRES.exists() and not os.environ.get("CI"), reason="PostgreSQL is missing")
+def test_a_shell_outlives_a_crash_of_the_server(stock_coder: str, tmp_path: Path) -> None:
+    script = StockScript("greeting", "echo once")
+    with ExitStack() as exits:
+        folder = Path(exits.enter_context(TemporaryDirectory(prefix="stock-coder-", ignore_cleanup_errors=True)))
+        database = exits.enter_context(postgres(folder))
+        flags = ("--in-memory=false", "--postgres-url", database)
+        server = exits.enter_context(StockServer(stock_coder, tmp_path / "server", *flags))
+        server.sign_in()
+        dev = server.create_workspace("dev", [StockAgent("main", scripts=(script,))])
+        user, desk = Machine(tmp_path / "user"), Machine(tmp_path / "desk")
+        place = Place(server, stock_coder, dev, dev, user, desk, tmp_path / "ours", 0)
+        agent = exits.enter_context(our_agent(place, dev.agents["main"]))
+        counting = "i=0; while sleep 0.1; do i=$((i+1)); echo line $i.; done"
+        session = exits.enter_context(place.staying(user, "coder", "ssh", "dev", counting))
+        session.wait_for(r"line 3\.")
+        kill(server.program)
+        here = session.output.count("line")
+        session.wait_for(rf"line {here + 10}\.")
+        server.start_again()
+        until("the agent is back", lambda: agent.output.count(f"connected to {server.url}") == 2)
+        pong = place.coder("ping", "dev", "-n", "1")
+        assert "pong from dev" in pong.out, str(pong)
+        here = session.output.count("line")
+        session.wait_for(rf"line {here + 10}\.")
+        logs = server.call("GET", f"/workspaceagents/{dev.agent_ids['main']}/logs")
+        assert [entry["output"] for entry in logs] == ["once"], "a server's restart is not the workspace's"
 
 
 # ---------------------------------------------------------------- stock commands to our agent, by a stock server
