@@ -204,9 +204,9 @@ TRAFFIC = (
         "--tick-interval",
         "20ms",
     ),
-    *("--job-timeout", "4s", "--scaletest-prometheus-address", "127.0.0.1:0", "--scaletest-prometheus-wait", "0s"),
+    *("--job-timeout", "2s", "--scaletest-prometheus-address", "127.0.0.1:0", "--scaletest-prometheus-wait", "0s"),
 )
-"""Writes 200 kB a second into a web terminal for 4 s."""
+"""Writes 200 kB a second into a web terminal for 2 s."""
 
 
 def test_over_tls_and_websockets(stock_coder: str, tmp_path: Path) -> None:
