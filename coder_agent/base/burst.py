@@ -1,6 +1,6 @@
 """The unit of the data path: packets at equal stride in one buffer.
 
-One burst is what a UDP GSO send, a GRO receive, a run of equal DERP frames, or one turn of the TCP stack produces.
+One burst is what a run of the TCP stack, a UDP socket's full GRO reads, or equal DERP frames in a row produce.
 Nothing on the data path is done per packet that can be done once per burst (docs/benchmarks.md).
 """
 
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MAX_BURST = 49
-"""Packets of 1312 B (WireGuard at tunnel MTU 1280) that fit one UDP send of at most 65 507 B; also under the kernel's
-64-segment limit for UDP_SEGMENT."""
+MAX_RUN = 224
+"""Packets of equal size that travel through the program as one burst; a transport cuts it into as many sends as it
+needs. Everything above a transport costs 100 to 200 us a burst, so a burst is a read's worth (`RUN_BYTES`)."""
+RUN_BYTES = 256 << 10
+"""Data in a burst of that many packets: what the data path reads from programs at once."""
 
 
 @dataclass(slots=True)

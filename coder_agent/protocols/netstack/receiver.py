@@ -46,7 +46,7 @@ class Receiver:
         else:
             gained = buffer.insert(seq, segment.chunks, segment.size, self.edge)
         if gained and buffer.next - self._mark >= self.limit:
-            self._tune(now, rtt)
+            self._tune(now, rtt, buffer.readable - gained)
         return gained
 
     def advertise(self, mss: int) -> int:
@@ -73,8 +73,9 @@ class Receiver:
             return True
         return self.edge - buffer.next < 2 * mss and gain >= min(2 * mss, self.limit // 2)
 
-    def _tune(self, now: float, rtt: float) -> None:
-        """A window's worth arrived: was it fast enough, and is the application keeping up, to offer twice as much?"""
-        if now - self._mark_at < max(_ROUND_TRIPS * rtt, _FAST) and self.buffer.readable <= self.limit // 2:
+    def _tune(self, now: float, rtt: float, unread: int) -> None:
+        """A window's worth arrived: was it fast enough, and is the application keeping up, to offer twice as much?
+        `unread`: what it had left when the last run came, which by itself may be half a window."""
+        if now - self._mark_at < max(_ROUND_TRIPS * rtt, _FAST) and unread <= self.limit // 2:
             self.limit = min(2 * self.limit, self._maximum)
         self._mark, self._mark_at = self.buffer.next, now

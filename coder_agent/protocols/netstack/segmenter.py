@@ -9,7 +9,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from ...base.burst import MAX_BURST, Burst
+from ...base.buffers import reserve
+from ...base.burst import MAX_RUN, RUN_BYTES, Burst
 from ...base.optional_numpy import load_numpy
 from . import ip
 
@@ -17,16 +18,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SCRATCH_ROWS = 64
 _VECTOR_ROWS = 6
 """Rows from which numpy, at about 11 µs a call, is cheaper than 2 µs a row. Also: who sends little never loads it."""
 _MAX_VIEWS = 256
 _MAX_SIZES = 8
 """Packet sizes beside the usual one: those that are probed (magicsock), over IPv4 and IPv6."""
-_SEAL_OVERHEAD = 32
-"""WireGuard's header and tag around each packet."""
-_MAX_UDP_SEND = 65_507
-"""A burst should fit one UDP send (base/burst.py), so large MTUs get fewer rows."""
+_HEADERS = ip.HEADER_SIZE + 20
+"""Of IPv6 and TCP without options."""
 
 _PAYLOAD_SIZE_AT = 4
 _SEQ_AT = ip.HEADER_SIZE + 4
@@ -81,7 +79,7 @@ class Segmenters:
 
 def rows_for(mtu: int) -> int:
     """Most packets of `mtu` bytes in one burst."""
-    return max(1, min(MAX_BURST, _MAX_UDP_SEND // (mtu + _SEAL_OVERHEAD)))
+    return max(1, min(MAX_RUN, -(-RUN_BYTES // max(mtu - _HEADERS, 1))))
 
 
 def _stride_for(mtu: int) -> int:
@@ -94,7 +92,7 @@ class ScalarSegmenter:
     def __init__(self, mtu: int) -> None:
         self.max_rows = rows_for(mtu)
         self._stride = _stride_for(mtu)
-        self._view = memoryview(bytearray(max(SCRATCH_ROWS if mtu <= 1500 else 1, self.max_rows) * self._stride))
+        self._view = reserve(self.max_rows * self._stride)
 
     def build(self, head: bytearray, seq: int, payload: memoryview, mss: int, last_flags: int) -> Burst:
         """See Segmenter."""

@@ -37,6 +37,9 @@ _GATHERED = 64
 """Small packets of different connections that leave together: more do not fit a burst. Source: the kernel's limit for
 UDP_SEGMENT."""
 
+_SEND_BYTES = 1 << 16
+"""What counts as one burst in the bounds of a turn: as much as one UDP send takes."""
+
 _LATELY = 2.0
 """Seconds since a connection was heard within which an acknowledgement of ours may have been lost with a path."""
 
@@ -340,8 +343,9 @@ class Stack(Messenger):
                     seen[connection] = sent + 1
                 else:
                     yield from self.outbox.drain(blocked)
-                    seen[connection] = sent + 1
-                    budget -= 1
+                    sends = -(-out.size_bytes // _SEND_BYTES)
+                    seen[connection] = sent + sends
+                    budget -= sends
                     yield peer, out
             yield from self.outbox.drain(blocked)
         finally:

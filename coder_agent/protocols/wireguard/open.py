@@ -22,7 +22,7 @@ from .session import Keypair
 
 MAX_VIEWS = 32
 """Layouts of callers' buffers remembered. Each pins its buffer; a socket has one buffer and a few layouts."""
-SCRATCH_SIZE = 256 << 10
+SCRATCH_SIZE = 512 << 10
 """First size of the plaintext scratch; it grows to the largest burst ever received."""
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from ...base.buffers import reserve
 from ...base.burst import Burst
-from .columns import RUN_MIN, Columns, Nonces, ScalarColumns, VectorColumns
+from .columns import RUN_MAX, RUN_MIN, Columns, Nonces, ScalarColumns, VectorColumns
 from .messages import HEADER_SIZE, OVERHEAD, PADDING, padded_size
 from .session import Keypair
 
-SCRATCH_ROWS = 64
-"""Rows that fit the reusable scratch; longer bursts get memory of their own. The kernel's limit for UDP_SEGMENT."""
+SCRATCH_BYTES = 512 << 10
+"""Of the reusable scratch, whose pages count once they are used; larger bursts get memory of their own."""
 MAX_VIEWS = 16
 """Layouts of callers' buffers remembered. Each pins its buffer; callers have one or two."""
 
@@ -25,7 +26,7 @@ _ZEROS = bytes(PADDING)
 
 
 class _Rows(NamedTuple):
-    """What is kept per layout: (nonce, plaintext, ciphertext) views of SCRATCH_ROWS or fewer rows."""
+    """What is kept per layout: (nonce, plaintext, ciphertext) views of RUN_MAX or fewer rows."""
 
     buffer: memoryview  # keeps id(buffer) from being recycled
     columns: Columns
@@ -41,7 +42,7 @@ class Sealer:
         self._backend = backend
         self._mtu = mtu
         self._nonces = Nonces()
-        self._wire = memoryview(bytearray(SCRATCH_ROWS * (mtu + OVERHEAD + 64)))
+        self._wire = reserve(SCRATCH_BYTES)
         self._views: dict[tuple[int, int, int, int, int], _Rows] = {}
 
     def seal(self, keypair: Keypair, packets: Burst, headroom: int, *, fresh: bool = False) -> Burst:
@@ -55,13 +56,10 @@ class Sealer:
         stride = headroom + OVERHEAD + padded
         last = OVERHEAD + padded_size(packets.last, self._mtu)
         sealed = Burst(self._wire, headroom, stride, count, OVERHEAD + padded, last, headroom)
-        if fresh or count > SCRATCH_ROWS:
+        if fresh or count > RUN_MAX or stride * count > len(self._wire):
             sealed.buffer = memoryview(bytearray(stride * count))
             self._seal_rows(keypair, packets, sealed, 0)
             return sealed
-        if stride * SCRATCH_ROWS > len(self._wire):  # larger packets than ever before
-            self._wire = sealed.buffer = memoryview(bytearray(stride * SCRATCH_ROWS))
-            self._views.clear()
         if count >= RUN_MIN and padded == length:
             self._seal_run(keypair, packets, sealed)
         else:
