@@ -141,6 +141,47 @@ async def test_a_sealed_path_given_away_asks_the_new_visitor_who_he_is(place, ec
         assert (reply.status, reply["location"]) == (303, page)
 
 
+async def test_who_trusts_an_app_sees_it_out_of_its_sandbox_at_once(place, echo) -> None:  # type: ignore[no-untyped-def]
+    page = f"/@alice/dev/ports/{echo}/page"
+    navigation = "Sec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n"
+    first = await place.get(page, user="alice", headers=navigation)
+    assert "~" in first["location"]
+    assert not any(name == "set-cookie" for name, _ in first.headers), "no token that would outlast the sandbox"
+    place.server.share(echo, SharingLevel.OWNER, trusted=True)
+    reply = await place.get(first["location"], user="alice", headers=navigation)
+    assert (reply.status, reply["location"]) == (303, page), "a page that is loaded again leaves its sealed path, too"
+    assert "sandbox" not in (await place.get(page, user="alice", headers=navigation))["content-security-policy"]
+
+
+async def test_the_server_keeps_the_cookies_of_a_sandboxed_page(place) -> None:  # type: ignore[no-untyped-def]
+    async def app(stream: anyio.abc.SocketStream) -> None:
+        asked = b""
+        while b"\r\n\r\n" not in asked:
+            asked += await stream.receive()
+        cookie = next((line for line in asked.split(b"\r\n") if line.startswith(b"Cookie: ")), b"none")
+        await stream.send(
+            b"HTTP/1.1 200 OK\r\nSet-Cookie: seen=1; Path=/\r\nSet-Cookie: deep=2; HttpOnly\r\n"
+            b"Content-Type: text/html\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(cookie), cookie)
+        )
+        await stream.aclose()
+
+    async with anyio.create_task_group() as tasks:
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        tasks.start_soon(listener.serve, app)
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        navigation = "Sec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n"
+        way = f"/@alice/dev/ports/{port}/a/b"
+        sealed = (await place.get(way, user="alice", headers=navigation))["location"]
+        first = await place.get(sealed, user="alice", headers=navigation + "Cookie: stale=0\r\n")
+        assert b"none" in first.body.rpartition(b"</script>")[2], "the browser's own are not this page's"
+        assert b'[["seen", "1"]]' in first.body, "the page's scripts may read it"
+        assert not any(name == "set-cookie" for name, _ in first.headers)
+        second = await place.get(sealed, headers="Origin: null\r\n")
+        assert second.body == b"Cookie: deep=2; seen=1"
+        assert second["coder-app-cookies"] == '[["seen", "1"]]'
+        tasks.cancel_scope.cancel()
+
+
 async def test_signed_tokens_save_the_look_up_and_fit_one_request_of_one_session(place, echo) -> None:  # type: ignore[no-untyped-def]
     place.server.add_app("web", echo)
     place.server.add_app("other", echo)
