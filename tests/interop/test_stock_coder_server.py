@@ -37,7 +37,7 @@ from coder_agent.testing.deployment import Machine, Result, kill, until
 from coder_agent.testing.processes import PATIENCE, Program, run_program
 from coder_agent.testing.stock_coder import StockAgent, StockApp, StockScript, StockServer, StockWorkspace, free_port
 
-pytestmark = [pytest.mark.foreign, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.foreign, pytest.mark.slow, pytest.mark.timeout(180)]
 
 APP = Path(__file__).parent / "programs" / "web_app.py"
 POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("/nowhere"))
