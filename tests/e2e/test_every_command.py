@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import anyio
 import pytest
 
 from coder_agent.cli.app import main
 from coder_agent.cli.context import Cli
 from coder_agent.cli.lazy import Stub
+from coder_agent.runtime.http import ApiClient
 from coder_agent.testing.deployment import PASSWORD, Deployment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -193,6 +196,22 @@ def test_a_token_that_is_none(
     else:
         said.check_refused()
     assert "BBBBBBBB" not in said.err + said.out
+
+
+@pytest.mark.parametrize("name", sorted(set(dict(JSON)) - LOCAL - {"logout", "support bundle"}))
+def test_ctrl_c_while_the_server_is_asked(
+    run: Callable[[str], Said], place: Deployment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    """The signal itself, as it comes while an answer is waited for. Those that do more: test_commands.py."""
+
+    async def interrupted(*arguments: object, **options: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(ApiClient, "call", interrupted)
+    said = run(f"{name} {WITHOUT_SERVER[name].format(folder=tmp_path, url=place.url)}")
+    assert said.code == 130, said
+    assert "Traceback" not in said.err + said.out
 
 
 def test_nobody_reads_or_there_is_no_room_or_nothing_to_write_to(place: Deployment) -> None:

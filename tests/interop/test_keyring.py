@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from coder_agent.testing.deployment import PASSWORD, Deployment
 
-pytestmark = [pytest.mark.foreign, pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.foreign,
+    pytest.mark.slow,
+    pytest.mark.timeout(120),
+    *(
+        pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is not installed")
+        for name in ("gnome-keyring-daemon", "secret-tool", "dbus-run-session")
+    ),
+]
 
 ASK = 'secret-tool lookup service coder-v2-credentials username "$CODER_CONFIG_DIR"'
 SESSION = f"""
