@@ -162,7 +162,7 @@ def session(site: Site, env: Mapping[str, str] | None = None) -> list[str]:
     """Everything that a user does; what the commands said on stderr."""
     user, said = site.place.user, []
     for command in (
-        ("-v", "ping", "dev", "-n", "4", "--wait", "200ms"),
+        ("-v", "ping", "dev", "-n", "20", "--wait", "200ms"),
         ("-v", "--disable-direct-connections", "ping", "dev", "-n", "2", "--wait", "200ms"),
         ("-v", "speedtest", "dev", "-t", "1s"),
         ("-v", "netcheck", "-o", "json"),

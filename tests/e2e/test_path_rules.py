@@ -72,8 +72,9 @@ def test_a_rule_for_a_workspace_holds_at_once_and_wishes_against_it_are_refused(
         assert ping.out.count("proxied via DERP") == 5, str(ping)
 
         assert place.user.coder("path-rules", dev.name, "--clear").code == 0
-        direct = place.user.coder("ping", dev.name, "-n", "10", "--wait", "200ms")
-        assert "p2p via" in direct.out, str(direct)
+        direct = place.start(place.user, "coder", "ping", dev.name, "--wait", "200ms")
+        direct.wait_for("p2p via")
+        assert interrupt(direct) == 0, direct.output
         only4 = place.user.coder("ping", dev.name, "-n", "10", "--wait", "200ms", "--no-ipv6", "--direct-only")
         assert re.search(r"p2p via 10\.", only4.out), str(only4)
         assert "[fd77" not in only4.out
