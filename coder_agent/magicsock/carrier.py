@@ -109,6 +109,8 @@ class Carrier:
             peer.fast_until = float("-inf")  # the next packet must come by, to begin again
             return NOTHING
         peer.relay_ping_at = now + c.HEARTBEAT_INTERVAL
+        if peer.hunt.is_on:
+            return NOTHING  # guesses by the hundred are on their way, of which only so many are remembered
         peer.relay_pinged_at = now
         return self._prober.ping(peer, relay, Purpose.HEARTBEAT, now, 0)[1]
 
