@@ -180,6 +180,7 @@ async def test_the_server_keeps_the_cookies_of_a_sandboxed_page(place) -> None: 
         assert second.body == b"Cookie: deep=2; seen=1"
         assert second["coder-app-cookies"] == '[["seen", "1"]]'
         tasks.cancel_scope.cancel()
+    await listener.aclose()
 
 
 async def test_signed_tokens_save_the_look_up_and_fit_one_request_of_one_session(place, echo) -> None:  # type: ignore[no-untyped-def]
