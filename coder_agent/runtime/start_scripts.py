@@ -166,16 +166,21 @@ async def _read(reading: int, script: Script, sink: ScriptSink, error: bool) -> 
     while True:
         await anyio.wait_readable(reading)
         chunk = os.read(reading, CHUNK)
-        *lines, rest = (rest + decoder.decode(chunk, final=not chunk)).split("\n")
-        while len(rest) > MAX_LINE:
-            lines.append(rest[:MAX_LINE])
-            rest = rest[MAX_LINE:]
+        *whole, rest = (rest + decoder.decode(chunk, final=not chunk)).split("\n")
+        lines = [piece for line in whole for piece in _pieces(line)]
+        *begun, rest = _pieces(rest)
+        lines += begun
         if not chunk and rest:
             lines.append(rest)
         if lines:
             sink.script_said(script.log_source, [line.rstrip("\r") for line in lines], error=error)
         if not chunk:
             return
+
+
+def _pieces(line: str) -> list[str]:
+    """A line, as several if it is too long; at least one."""
+    return [line[at : at + MAX_LINE] for at in range(0, max(len(line), 1), MAX_LINE)]
 
 
 def _kill(process: anyio.abc.Process) -> None:
