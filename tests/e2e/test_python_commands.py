@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import re
 import signal
 import socket
 import sys
@@ -151,7 +152,8 @@ async def test_events_end_with_the_workspace() -> None:
         end()
     kinds = {type(event) for event in heard}
     assert {coder_agent.PathChanged, coder_agent.PeerChanged, coder_agent.ControlChanged} <= kinds
-    assert next(event.path for event in heard if isinstance(event, coder_agent.PathChanged)).startswith("127.0.0.1:")
+    paths = [event.path for event in heard if isinstance(event, coder_agent.PathChanged)]
+    assert re.match(r"([\d.]+|\[[\da-f:]+\]):\d+$|derp:", paths[0]), paths  # whichever answered first
 
 
 def test_blocking_twins(place: Deployment) -> None:

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.netns
 PROGRAMS = Path(__file__).parents[1] / "e2e" / "programs"
 PACE = 500_000
 """Bytes per second: slow, so that the transfer is under way however long the move takes."""
-SECONDS = 16
+SECONDS = 32
 PATIENCE = 90.0
 """Seconds after which nothing is waited for any more."""
 STALL, BACK = 3.0, 6.0
