@@ -1,10 +1,10 @@
 """Receiving: as many packets as possible per wake-up, handed on as bursts of equal rows.
 
 Two ways lead to a burst. The kernel's GRO hands over up to 64 packets of one sender in one read; full reads that
-continue each other are one burst. Or packets come singly (no GRO, or a network card that undoes it: a successful setsockopt promises
-nothing); then they are read directly behind one another into the same buffer, and neighbours of equal size from one
-sender become one burst. Each read decides anew which of the two it is, so there is no mode to get wrong, and the order
-of arrival is kept in both.
+continue each other are one burst. Or packets come singly (no GRO, or a network card that undoes it: a successful
+setsockopt promises nothing); then they are read directly behind one another into the same buffer, and neighbours of
+equal size from one sender become one burst. Each read decides anew which of the two it is, so there is no mode to get
+wrong, and the order of arrival is kept in both.
 """
 
 from __future__ import annotations
