@@ -355,7 +355,7 @@ class TcpConnection:
     def on_timer(self, now: float) -> None:
         """Do what is due."""
         if self._ack_at <= now:
-            self.ack_due = True
+            self.ack_due, self._ack_at = True, float("inf")  # once, also while its peer cannot be reached
         if self._expire_at is not None and self._expire_at <= now:
             self._expire(now)
         elif self._syn_at is not None and self._syn_at <= now:
