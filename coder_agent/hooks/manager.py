@@ -60,5 +60,7 @@ def _discovered() -> list[tuple[PluginRecord, EntryPoint]]:
             distribution=distribution.name if distribution else "",
             version=distribution.version if distribution else "",
         )
-        found.append((record, entry_point))
+        # Made anew: once somebody has imported the backport importlib_metadata (keyring does), the standard library's
+        # function answers with that one's objects.
+        found.append((record, EntryPoint(entry_point.name, entry_point.value, entry_point.group)))
     return sorted(found, key=lambda pair: (pair[0].name, pair[0].distribution))

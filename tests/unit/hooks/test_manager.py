@@ -228,6 +228,19 @@ def test_two_distributions_with_one_plugin_name_are_told_apart(
     assert "zz-udp 1.2" in error.message
 
 
+def test_plugins_are_found_beside_the_backport_of_the_standard_library(
+    path_with: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Imported by anybody, importlib_metadata answers with objects of its own, to pluggy's comparisons too."""
+    (path_with / "found_by_the_backport.py").write_text("", "utf-8")
+    backport = pytest.importorskip("importlib_metadata")  # needed by keyring before Python 3.12 only
+    found = backport.EntryPoint("udp", "found_by_the_backport", "coder_agent")
+    vars(found)["dist"] = SimpleNamespace(name="udp", version="1.2")
+    monkeypatch.setattr(manager_module, "entry_points", lambda group: [found])
+    (record,) = build_plugin_manager(builtin=[("core", Offers())]).records[1:]
+    assert (record.name, record.status) == ("udp", "ok"), record.error
+
+
 def test_one_module_under_two_names_is_refused(path_with: Path) -> None:
     (path_with / "a_twin.py").write_text("", "utf-8")
     host = build_plugin_manager(discover=False, extra=[("one", "a_twin"), ("two", "a_twin")])
