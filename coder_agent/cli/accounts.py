@@ -30,7 +30,7 @@ def create_user(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Make an account; for owners. The password is asked for, or read from CODER_NEW_USER_PASSWORD."""
-    password = os.environ.get(ENV_NEW_PASSWORD) or _ask_password()
+    password = os.environ.get(ENV_NEW_PASSWORD) or ask_password("Password")
     body = {"username": username, "email": email, "name": name, "password": password}
     made = anyio.run(api_of(ctx.obj).post, "/api/v2/users", body)
     if output is Output.JSON:
@@ -39,9 +39,10 @@ def create_user(
         print(f"User {made['username']} is made. He signs in as {made['email']}.")
 
 
-def _ask_password() -> str:
+def ask_password(label: str) -> str:
+    """Ask for a new password, twice. Raises ConfigError where nobody answers."""
     try:
-        return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+        return str(typer.prompt(label, hide_input=True, confirmation_prompt=True, err=True))
     except typer.Abort:
         raise ConfigError("there is no password", hint=f"set {ENV_NEW_PASSWORD} in scripts") from None
 

@@ -232,7 +232,7 @@ def test_a_support_bundle_has_everything_but_secrets(place: Deployment, dev: Reg
     with zipfile.ZipFile(path) as archive:
         files = {name: archive.read(name).decode() for name in archive.namelist()}
     assert set(told["files"]) | {"README.txt"} == set(files)
-    assert set(told["missing"]) == {"workspace/agent-magicsock.html", "workspace/agent-manifest.json"}, told
+    assert set(told["missing"]) == {"workspace/agent-magicsock.html"}, told
     assert json.loads(files["network/netcheck.json"])["derp"]
     assert json.loads(files["workspace/path.json"])["verdict"]["code"]
     assert [pong["path"] for pong in json.loads(files["workspace/pings.json"])]

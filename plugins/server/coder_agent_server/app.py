@@ -33,6 +33,7 @@ from .routes import (
     paths,
     port_shares,
     relay,
+    user_changes,
     users,
     workspaces,
 )
@@ -47,6 +48,7 @@ def build_app(server: Deployment, plugin_routes: Sequence[BaseRoute] = ()) -> AS
     """The whole server as one application. `plugin_routes` come after ours, which cannot be replaced."""
     api: list[BaseRoute] = [
         *users.routes(),
+        *user_changes.routes(),
         *keys.routes(),
         *workspaces.routes(),
         *port_shares.routes(),

@@ -38,12 +38,21 @@ OPEN = {
 }
 OWN_WORD = {"/derp/verify", "/workspaceagents/me/pty"}
 """Answer by secrets of their own."""
-FOR_OWNERS = {("POST", "/users"), ("GET", "/deployment/config")}
+FOR_OWNERS = {
+    ("POST", "/users"),
+    ("DELETE", "/users/{user}"),
+    ("PUT", "/users/{user}/roles"),
+    ("PUT", "/users/{user}/status/suspend"),
+    ("PUT", "/users/{user}/status/activate"),
+    ("GET", "/deployment/config"),
+}
 ENDS_SOMETHING = {
     ("POST", "/users/logout"),
     ("DELETE", "/workspaces/{workspace}"),
     ("POST", "/workspaceagents/{agent}/token"),
     ("POST", "/users/{user}/keys"),
+    ("DELETE", "/users/{user}"),
+    ("PUT", "/users/{user}/status/suspend"),
 }
 """Would change the table under our feet: asked only by those who may not."""
 ONLY_ASKS = {("POST", "/authcheck")}

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from coder_agent.hooks.web import SCOPE_ALL
 
 from ..tokens import ApiToken, secret_hash
-from .schema import ApiKey, Organization, User
+from .schema import ApiKey, Organization, User, Workspace
 
 LAST_USED_STEP = timedelta(minutes=1)
 """`last_used` is written at most this often: a write per request would make every GET a transaction."""
@@ -32,6 +32,10 @@ class NameTaken(Exception):
     def __init__(self, field: str) -> None:
         super().__init__(field)
         self.field = field
+
+
+class HasWorkspaces(Exception):
+    """An account that still owns workspaces cannot go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,14 @@ async def find_user(session: AsyncSession, who: str) -> User | None:
 async def find_user_by_email(session: AsyncSession, email: str) -> User | None:
     """For signing in."""
     return (await session.scalars(select(User).where(User.email == email.lower()))).one_or_none()
+
+
+async def delete_user(session: AsyncSession, user_id: UUID) -> None:
+    """Forget an account and its keys. Raises HasWorkspaces."""
+    if await session.scalar(select(Workspace.id).where(Workspace.owner_id == user_id).limit(1)) is not None:
+        raise HasWorkspaces
+    await session.execute(delete(ApiKey).where(ApiKey.user_id == user_id))
+    await session.execute(delete(User).where(User.id == user_id))
 
 
 async def search_users(session: AsyncSession, text: str, limit: int, offset: int) -> tuple[list[User], int]:
@@ -189,6 +201,14 @@ async def find_user_key(session: AsyncSession, user_id: UUID, key_id: str) -> Ap
 async def delete_key(session: AsyncSession, key_id: str) -> None:
     """Forget a key; unknown is fine."""
     await session.execute(delete(ApiKey).where(ApiKey.id == key_id))
+
+
+async def delete_sessions(session: AsyncSession, user_id: UUID) -> list[str]:
+    """Forget a user's sessions and keys for web apps; named tokens stay. Returns their ids."""
+    theirs = (ApiKey.user_id == user_id, ApiKey.login_type != TOKEN_LOGIN)
+    gone = list(await session.scalars(select(ApiKey.id).where(*theirs)))
+    await session.execute(delete(ApiKey).where(*theirs))
+    return gone
 
 
 async def delete_app_keys(session: AsyncSession, user_id: UUID) -> list[str]:
