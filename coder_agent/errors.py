@@ -11,6 +11,7 @@
     ├── TransportError
     │   ├── TransportClosed         closed by us
     │   └── TransportBroken         broken by the world
+    │       ├── TransportEnded      the other side's end of it was closed
     │       └── EgressRefused       the policy of this deployment forbids to talk to that address
     ├── PeerUnreachable             no path to a peer within the time allowed
     │   └── PathRefused             a rule of the server's forbids the path that was asked for

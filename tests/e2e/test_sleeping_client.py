@@ -53,11 +53,11 @@ class Place:
         for process in (self.forward.process, self.shell):
             process.send_signal(number)
 
-    def given_up(self) -> int:
-        """How many tunnels the server's log has as ended."""
+    def tunnels(self, status: str) -> int:
+        """How many the server's log has."""
         session = (self.deployment.user.folder / ".config" / "coderv2" / "session").read_text("utf-8")
         request = urllib.request.Request(
-            f"{self.deployment.url}/api/v2/connectionlog?q=type:tunnel%20status:completed",
+            f"{self.deployment.url}/api/v2/connectionlog?q=type:tunnel%20status:{status}",
             headers={"Coder-Session-Token": session},
         )
         with urllib.request.urlopen(request, timeout=60) as reply:
@@ -65,14 +65,19 @@ class Place:
 
     def sleep(self) -> None:
         """Stop both until the server has given up on both."""
-        before = self.given_up()
+        self.until_tunnels("they are known to the server", "ongoing", 2)  # again, after the sleep before
+        before = self.tunnels("completed")
         self.signal(signal.SIGSTOP)
+        self.until_tunnels("the server has given up on them", "completed", before + 2)
 
-        def both() -> bool:
+    def until_tunnels(self, what: str, status: str, count: int) -> None:
+        """Wait until the log has so many."""
+
+        def there() -> bool:
             time.sleep(0.5)  # the server limits how often anybody may ask
-            return self.given_up() >= before + 2
+            return self.tunnels(status) >= count
 
-        until("the server has given up on them", both)
+        until(what, there)
 
 
 def free_port() -> int:
