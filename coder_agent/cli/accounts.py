@@ -11,12 +11,13 @@ import anyio
 import typer
 
 from ..directory import ago
-from ..errors import ApiError, CoderAgentError, ConfigError
+from ..errors import ApiError, CoderAgentError
 from ..runtime.http import ApiClient
 from .apps import api_of
 from .context import Cli
 from .durations import parse_duration
 from .output import Output, OutputOption, note, print_json, print_table
+from .questions import ask_password
 
 NANOSECONDS = 1_000_000_000
 ENV_NEW_PASSWORD = "CODER_NEW_USER_PASSWORD"
@@ -30,21 +31,13 @@ def create_user(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Make an account; for owners. The password is asked for, or read from CODER_NEW_USER_PASSWORD."""
-    password = os.environ.get(ENV_NEW_PASSWORD) or ask_password("Password")
+    password = os.environ.get(ENV_NEW_PASSWORD) or ask_password("Password", "password", ENV_NEW_PASSWORD, twice=True)
     body = {"username": username, "email": email, "name": name, "password": password}
     made = anyio.run(api_of(ctx.obj).post, "/api/v2/users", body)
     if output is Output.JSON:
         print_json(made)
     else:
         print(f"User {made['username']} is made. He signs in as {made['email']}.")
-
-
-def ask_password(label: str) -> str:
-    """Ask for a new password, twice. Raises ConfigError where nobody answers."""
-    try:
-        return str(typer.prompt(label, hide_input=True, confirmation_prompt=True, err=True))
-    except typer.Abort:
-        raise ConfigError("there is no password", hint=f"set {ENV_NEW_PASSWORD} in scripts") from None
 
 
 def list_users(

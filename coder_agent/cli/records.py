@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -12,12 +11,12 @@ import anyio
 import typer
 
 from ..directory import ago, find_agent, find_workspace, parse_time
-from ..errors import ConfigError
 from ..runtime.http import ApiClient
 from ..workspace_name import WorkspaceName
 from .apps import PlaceArgument, api_of
 from .context import Cli
 from .output import Output, OutputOption, note, print_json, print_table
+from .questions import agreed
 
 KINDS = {"reconnecting_pty": "terminal", "ssh": "SSH", "vscode": "VS Code", "jetbrains": "JetBrains"}
 """Of the connection log, where people have another word."""
@@ -108,7 +107,9 @@ def agent_token(
     The token is shown this one time.
     """
     cli: Cli = ctx.obj
-    if not yes and not _agreed(name):
+    if not yes and not agreed(
+        f"Replace the token of {name}? Its agent is disconnected until it has the new one.", "the token stays"
+    ):
         note("The token stays as it is.")
         raise typer.Exit(1)
     reply = anyio.run(_new_token, api_of(cli), WorkspaceName.parse(name))
@@ -124,15 +125,3 @@ async def _new_token(api: ApiClient, name: WorkspaceName) -> dict[str, Any]:
     agent = await find_agent(api, name)
     reply: dict[str, Any] = await api.post(f"/api/v2/workspaceagents/{agent.id}/token", {})
     return reply
-
-
-def _agreed(name: str) -> bool:
-    try:
-        return typer.confirm(
-            f"Replace the token of {name}? Its agent is disconnected until it has the new one.", err=True
-        )
-    except typer.Abort:
-        if sys.stdin.isatty():
-            raise  # Ctrl-C
-        note("")  # ends the line of the question
-        raise ConfigError("the token stays: there is nobody to ask", hint="say `--yes` (-y) in scripts") from None

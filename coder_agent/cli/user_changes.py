@@ -9,10 +9,10 @@ from urllib.parse import quote
 import anyio
 import typer
 
-from ..errors import ConfigError
-from .accounts import ENV_NEW_PASSWORD, ask_password
+from .accounts import ENV_NEW_PASSWORD
 from .apps import api_of
 from .output import Output, OutputOption, print_json
+from .questions import ask_password
 
 ENV_OLD_PASSWORD = "CODER_OLD_USER_PASSWORD"
 
@@ -56,8 +56,12 @@ def change_password(
 ) -> None:
     """Set a new password; all sessions of the account end. One's own old and new passwords are asked for, or read from
     CODER_OLD_USER_PASSWORD and CODER_NEW_USER_PASSWORD."""
-    old = (os.environ.get(ENV_OLD_PASSWORD) or _ask_old_password()) if user == "me" else ""
-    new = os.environ.get(ENV_NEW_PASSWORD) or ask_password("New password")
+    old = ""
+    if user == "me":
+        old = os.environ.get(ENV_OLD_PASSWORD) or ask_password(
+            "Old password", "old password", ENV_OLD_PASSWORD, twice=False
+        )
+    new = os.environ.get(ENV_NEW_PASSWORD) or ask_password("New password", "password", ENV_NEW_PASSWORD, twice=True)
     anyio.run(api_of(ctx.obj).call, "PUT", f"{_path(user)}/password", {"old_password": old, "password": new})
     next_step = " Sign in again with `coder login`." if user == "me" else ""
     _tell(output, {"changed": user}, f"The password is changed; all sessions are ended.{next_step}")
@@ -65,13 +69,6 @@ def change_password(
 
 def _path(user: str) -> str:
     return f"/api/v2/users/{quote(user, safe='')}"
-
-
-def _ask_old_password() -> str:
-    try:
-        return str(typer.prompt("Old password", hide_input=True, err=True))
-    except typer.Abort:
-        raise ConfigError("there is no old password", hint=f"set {ENV_OLD_PASSWORD} in scripts") from None
 
 
 def _tell(output: Output, document: dict[str, Any], sentence: str) -> None:

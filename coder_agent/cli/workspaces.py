@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -11,13 +10,14 @@ import anyio
 import typer
 
 from ..directory import ago, find_workspace
-from ..errors import ApiError, ConfigError
+from ..errors import ApiError
 from ..runtime.http import ApiClient, NotOffered
 from ..workspace_name import WorkspaceName
 from .apps import parse_app
 from .arguments import RegisteredArgument
 from .context import Cli
 from .output import Output, OutputOption, note, print_json, print_table
+from .questions import agreed
 
 BUILD_POLL = 0.5
 """Seconds between two looks at what a server builds."""
@@ -110,7 +110,7 @@ def delete(
     api = _api(ctx.obj)
     workspace = anyio.run(find_workspace, api, wanted)
     label = f"{workspace['owner_name']}/{workspace['name']}"
-    if not yes and not _confirmed(label):
+    if not yes and not agreed(f"Remove {label}?", f"{label} was not removed"):
         note(f"Workspace {label} stays.")
         raise typer.Exit(1)
     anyio.run(_delete, api, workspace["id"])
@@ -137,15 +137,3 @@ async def _tear_down(api: ApiClient, workspace_id: str) -> None:
     job = build["job"]
     if job["status"] != "succeeded":
         raise ApiError(f"the server could not remove it: {job.get('error') or job['status']}", status=409)
-
-
-def _confirmed(label: str) -> bool:
-    try:
-        return typer.confirm(f"Remove {label}?", err=True)
-    except typer.Abort:
-        if sys.stdin.isatty():
-            raise  # Ctrl-C
-        note("")  # ends the line of the question
-        raise ConfigError(
-            f"{label} was not removed: there is nobody to ask", hint="say `--yes` (-y) in scripts"
-        ) from None

@@ -31,9 +31,9 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
+from .deployment import PASSWORD
 from .processes import PATIENCE, Program, run_program
 
-PASSWORD = "S3cure-pass-word"
 ATTEMPTS = 3
 """How often a server is started: the port that was free may be taken by the time it listens."""
 _POLL = 0.05

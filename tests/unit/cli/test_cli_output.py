@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from coder_agent.cli import plugins, workspaces
+from coder_agent.cli import plugins, questions
 from coder_agent.cli.output import note, print_json, print_table
 from coder_agent.errors import ConfigError
 
@@ -44,7 +44,7 @@ def test_where_nobody_can_be_asked_the_way_out_is_named(monkeypatch: pytest.Monk
     """`coder delete dev` in a script."""
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     with pytest.raises(ConfigError, match="nobody to ask") as caught:
-        workspaces._confirmed("alice/dev")
+        questions.agreed("Remove alice/dev?", "alice/dev was not removed")
     assert "--yes" in (caught.value.hint or "")
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
-    assert workspaces._confirmed("alice/dev") is True
+    assert questions.agreed("Remove alice/dev?", "alice/dev was not removed") is True
