@@ -22,8 +22,8 @@ def agreed(question: str, unanswered: str) -> bool:
 
 
 def ask_password(label: str, missing: str, variable: str, *, twice: bool) -> str:
-    """A password, unseen; a new one `twice`. Raises ConfigError where nobody answers: what is `missing`, and that it may
-    be in the environment's `variable`."""
+    """A password, unseen; a new one `twice`. Raises ConfigError where nobody answers: what is `missing`, and which
+    `variable` of the environment may hold it."""
     try:
         return str(typer.prompt(label, hide_input=True, confirmation_prompt=twice, err=True))
     except typer.Abort:
